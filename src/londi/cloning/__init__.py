@@ -1,0 +1,1 @@
+"""Training the built-in pair from nothing: demonstrations, tokenizer, behaviour cloning."""

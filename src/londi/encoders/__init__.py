@@ -1,0 +1,6 @@
+"""phi(s): what the Switcher sees of a state."""
+
+from londi.encoders.base import ENTROPY, MARGIN, Encoder, Features, Moment
+from londi.encoders.text import TextEncoder
+
+__all__ = ["ENTROPY", "MARGIN", "Encoder", "Features", "Moment", "TextEncoder"]

@@ -1,0 +1,140 @@
+"""The default encoder: hashed word n-grams of each clause of the prompt, and QUICK's own decision.
+
+Knows no environment and no vocabulary: a prompt is cut into lines and clauses, and each clause into word n-grams
+(n = 1, 2, 3) hashed into buckets, whose vectors the Switcher's network learns. Beside them stand QUICK's
+probabilities, entropy, margin, action and hidden state, and the moment of the episode.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from londi.encoders.base import Features, Moment
+from londi.errors import ConfigError
+from londi.lms.base import Decision
+
+_CLAUSE = re.compile(r"[.,;!?]\s+|[.;!?]$")
+NUM_FIELDS = 8
+NUM_OPEN_ACTIONS = 16
+"""Buckets for the actions of an open set."""
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """Text and QUICK's decision to phi.
+
+    Raises `ConfigError` for sizes below 1.
+    """
+
+    clauses: int = 20
+    """Clauses kept (C): the first line whole, then the latest ones. More sees longer prompts."""
+    ngrams: int = 36
+    """n-grams kept of each clause (W); a clause of k words has 3k - 3."""
+    buckets: int = 4096
+    """Hash buckets; fewer save memory and collide more. At most 32767."""
+    hidden: int = 32
+    """Columns for QUICK's hidden state, reduced by a fixed random projection where it is wider; 0 leaves it out."""
+    _cache: dict[str, NDArray[np.int16]] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if min(self.clauses, self.ngrams) < 1 or not 1 < self.buckets <= 32767 or self.hidden < 0:
+            raise ConfigError("the encoder needs clauses >= 1, ngrams >= 1, 2 <= buckets <= 32767 and hidden >= 0")
+
+    def num_dense(self, num_actions: int | None) -> int:
+        """Return D for a closed set of `num_actions`, or None for an open one."""
+        return 7 + 4 * (num_actions or NUM_OPEN_ACTIONS) + self.hidden
+
+    def encode(
+        self,
+        prompts: Sequence[str],
+        decisions: Sequence[Decision],
+        moments: Sequence[Moment],
+        admissible: tuple[str, ...] | None,
+    ) -> Features:
+        """Return phi for B states: text (B, C, W), fields (B, C), dense (B, D)."""
+        text = np.zeros((len(prompts), self.clauses, self.ngrams), np.int16)
+        fields = np.zeros((len(prompts), self.clauses), np.int16)
+        for row, prompt in enumerate(prompts):
+            for column, (line, clause) in enumerate(self._clauses(prompt)):
+                text[row, column] = self._hash(clause)
+                fields[row, column] = line + 1
+        pairs = zip(decisions, moments, strict=True)
+        dense = np.stack([self._dense(decision, moment, admissible) for decision, moment in pairs])
+        return Features(text, fields, dense)
+
+    def _clauses(self, prompt: str) -> list[tuple[int, str]]:
+        """Return (line number, clause), the first line's before the latest of the others."""
+        found: list[tuple[int, str]] = []
+        for number, line in enumerate(prompt.splitlines()):
+            clauses = [clause for clause in _CLAUSE.split(line) if clause.strip()]
+            found += [(min(number, NUM_FIELDS - 2), clause) for clause in clauses]
+        first = [item for item in found if item[0] == 0][: self.clauses]
+        rest = [item for item in found if item[0] > 0]
+        room = self.clauses - len(first)
+        return first + (rest[-room:] if room else [])
+
+    def _hash(self, clause: str) -> NDArray[np.int16]:
+        known = self._cache.get(clause)
+        if known is not None:
+            return known
+        words = clause.lower().split()
+        grams = [" ".join(words[i : i + n]) for n in (1, 2, 3) for i in range(len(words) - n + 1)]
+        hashes = [1 + zlib.crc32(gram.encode()) % (self.buckets - 1) for gram in grams[: self.ngrams]]
+        row = np.zeros(self.ngrams, np.int16)
+        row[: len(hashes)] = hashes
+        if len(self._cache) < 100_000:
+            self._cache[clause] = row
+        return row
+
+    def _dense(self, decision: Decision, moment: Moment, admissible: tuple[str, ...] | None) -> NDArray[np.float32]:
+        size = len(admissible) if admissible else NUM_OPEN_ACTIONS
+        p = probabilities(decision)
+        columns = np.zeros(7 + 4 * size + self.hidden, np.float32)
+        top = np.sort(p)[::-1]
+        columns[:7] = (
+            entropy(p),
+            top[0] - top[1] if len(top) > 1 else 0.0,
+            1.0 - moment.step / moment.max_steps,
+            min(moment.times_seen, 3) / 3,
+            moment.times_seen > 0,
+            moment.called_last,
+            np.exp(-moment.step / 4),
+        )
+        if admissible:
+            columns[7 : 7 + size] = p if len(p) else 0
+        else:
+            columns[7 : 7 + min(size, len(top))] = top[:size]
+        for slot, action in enumerate((decision.action, *moment.actions[:-3:-1]), start=1):
+            columns[7 + slot * size + _index(action, admissible)] = 1
+        if self.hidden and decision.hidden is not None:
+            columns[7 + 4 * size :] = self._reduce(decision.hidden)
+        return columns
+
+    def _reduce(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
+        scaled = hidden / np.sqrt(np.mean(hidden**2) + 1e-6)
+        if len(scaled) <= self.hidden:
+            return np.pad(scaled, (0, self.hidden - len(scaled)))
+        matrix = np.random.default_rng(0).standard_normal((self.hidden, len(scaled))) / np.sqrt(len(scaled))
+        return np.asarray(matrix @ scaled, np.float32)
+
+
+def probabilities(decision: Decision) -> NDArray[np.float64]:
+    """Return the probability of each candidate, (K,); empty where none were scored."""
+    return np.exp(np.array(decision.logprobs)) if decision.logprobs is not None else np.empty(0)
+
+
+def entropy(p: NDArray[np.float64]) -> float:
+    """Return the entropy of a distribution in nats; 0 for an empty one."""
+    return float(-(p * np.log(np.maximum(p, 1e-12))).sum())
+
+
+def _index(action: str, admissible: tuple[str, ...] | None) -> int:
+    if admissible and action in admissible:
+        return admissible.index(action)
+    return zlib.crc32(action.encode()) % (len(admissible) if admissible else NUM_OPEN_ACTIONS)

@@ -1,0 +1,63 @@
+"""Text environments, registered with Gymnasium under `londi/`; importing this needs no extra.
+
+`gymnasium.make("londi/BabyAI-GoTo-v0")` finds them without importing londi, through an entry point.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+
+from londi.envs.base import PromptTemplate, TextEnv
+from londi.errors import EnvError, did_you_mean
+
+__all__ = ["PromptTemplate", "TextEnv", "ids", "make", "register_envs"]
+
+_BABYAI = {
+    "GoTo": ("go to",),
+    "PickUp": ("pick up",),
+    "PutNext": ("put next",),
+    "PickUpGoTo": ("pick up then go to",),
+    "OpenDoor": ("open door",),
+    "GoToPickUp": ("go to", "pick up"),
+    "Mix": ("go to", "pick up", "put next", "pick up then go to", "open door"),
+}
+
+
+def register_envs() -> None:
+    """Register every text environment with Gymnasium (idempotent)."""
+    for name, kinds in _BABYAI.items():
+        _register(f"londi/BabyAI-{name}-v0", "londi.envs.babyai:BabyAITextEnv", {"kinds": kinds})
+    _register("londi/BabyAI-Text-v0", "londi.envs.babyai:BabyAITextEnv", {"level": "BabyAI-GoToLocal-v0"})
+    _register("londi/KeyDoor-v0", "londi.envs.keydoor:KeyDoorEnv", {})
+
+
+def _register(name: str, entry_point: str, kwargs: dict[str, Any]) -> None:
+    if name not in gymnasium.registry:
+        gymnasium.register(name, entry_point, kwargs=kwargs, disable_env_checker=True)
+
+
+def ids() -> list[str]:
+    """Return the Gymnasium ids of londi's text environments."""
+    register_envs()
+    return sorted(name for name in gymnasium.registry if name.startswith("londi/"))
+
+
+def make(env_id: str, **options: Any) -> TextEnv:
+    """Make a text environment; `env_id` is a Gymnasium id, or a bare BabyAI level such as `BabyAI-GoToLocal-v0`.
+
+    Raises `EnvError` where the id is unknown, an option does not fit, or the environment speaks no text.
+    """
+    register_envs()
+    if env_id.startswith("BabyAI-"):
+        env_id, options = "londi/BabyAI-Text-v0", {"level": env_id, **options}
+    if env_id not in gymnasium.registry:
+        raise EnvError(f"unknown environment '{env_id}'{did_you_mean(env_id, gymnasium.registry)} (see `londi envs`)")
+    try:
+        env = gymnasium.make(env_id, disable_env_checker=True, **options).unwrapped
+    except TypeError as error:
+        raise EnvError(f"{env_id} does not take these options {options}: {error}") from error
+    if not isinstance(env, TextEnv):
+        raise EnvError(f"{env_id} is no text environment: observations and actions must be str (see londi.TextEnv)")
+    return env

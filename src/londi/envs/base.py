@@ -1,0 +1,100 @@
+"""`TextEnv`: a Gymnasium environment that speaks; observations and actions are `str`.
+
+A subclass says what happens (`_begin`, `_apply`); this base keeps what every text task shares: the step limit,
+the latched end of an episode, and `info` with the goal, the admissible actions and success.
+"""
+
+from __future__ import annotations
+
+import string
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import gymnasium
+from gymnasium.spaces import Text
+
+from londi.errors import ConfigError, EpisodeOverError
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """How goal, recent actions and recent observations become the prompt of a language model.
+
+    The text is `goal: ...`, `last: ...` (actions, oldest first, or `none`), then one `obs: ...` line per
+    observation (oldest first; the last one is now), then `act:`.
+    """
+
+    actions: int = 4
+    """Executed actions shown; more lets a memoryless model remember what left its view. Typical 2 to 8."""
+    observations: int = 1
+    """Observations shown, the current one included; more costs prompt tokens. Typical 1 to 3."""
+
+    def __post_init__(self) -> None:
+        if self.actions < 0 or self.observations < 1:
+            raise ConfigError("a prompt shows actions >= 0 and observations >= 1")
+
+    def render(self, goal: str, observations: Sequence[str], actions: Sequence[str]) -> str:
+        """Return the prompt; `observations` and `actions` are the episode so far, oldest first."""
+        last = ", ".join(actions[-self.actions :] if self.actions else ()) or "none"
+        shown = "".join(f"obs: {text}\n" for text in observations[-self.observations :])
+        return f"goal: {goal}\nlast: {last}\n{shown}act:"
+
+
+class TextEnv(gymnasium.Env[str, str]):
+    """A text task with a step limit; reward 1 and `info["success"]` on success.
+
+    `reset` and `step` return `info` with `goal` (str), `admissible` (tuple of actions, or None where the action
+    is free text), `success` (bool) and `valid` (False where the last action was not understood: it costs a step
+    and changes nothing). Reaching `max_steps` truncates. After the end `step` raises `EpisodeOverError`.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    admissible: tuple[str, ...] | None = None
+    """The closed set of actions, the same in every state; None where the action is free text."""
+
+    def __init__(self, max_steps: int) -> None:
+        if max_steps < 1:
+            raise ConfigError(f"max_steps must be at least 1, not {max_steps}")
+        self.max_steps = max_steps
+        self.observation_space = Text(max_length=8192, min_length=0, charset=string.printable)
+        self.action_space = Text(max_length=1024, min_length=0, charset=string.printable)
+        self.goal = ""
+        self._num_steps = 0
+        self._over = True
+
+    @abstractmethod
+    def _begin(self, seed: int | None) -> str:
+        """Start an episode, set `self.goal`, return the first observation."""
+
+    @abstractmethod
+    def _apply(self, action: str) -> tuple[str, float, bool, bool]:
+        """Carry out a valid action; return (observation, reward, terminated, success)."""
+
+    @abstractmethod
+    def _observe(self) -> str:
+        """Describe the present state."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        """Start an episode; the same seed gives the same episode."""
+        super().reset(seed=seed)
+        self._num_steps, self._over = 0, False
+        return self._begin(seed), self._info(success=False, valid=True)
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Take one text action; raises `EpisodeOverError` after the end."""
+        if self._over:
+            raise EpisodeOverError("the episode is over: call reset() first")
+        self._num_steps += 1
+        valid = self.admissible is None or action in self.admissible
+        if valid:
+            observation, reward, terminated, success = self._apply(action)
+        else:
+            observation, reward, terminated, success = self._observe(), 0.0, False, False
+        truncated = not terminated and self._num_steps >= self.max_steps
+        self._over = terminated or truncated
+        return observation, reward, terminated, truncated, self._info(success=success, valid=valid)
+
+    def _info(self, *, success: bool, valid: bool) -> dict[str, Any]:
+        return {"goal": self.goal, "admissible": self.admissible, "success": success, "valid": valid}

@@ -1,0 +1,68 @@
+"""Every error that londi raises on purpose; each message names the fix.
+
+    LondiError
+    ├── ConfigError         a setting is unknown, misspelt or out of range
+    ├── MissingExtraError   an optional dependency is not installed
+    ├── EnvError            a text environment is unknown or misused
+    │   └── EpisodeOverError
+    ├── ModelError          a language model can't be found, loaded or understood
+    ├── BudgetError         a reservation is settled twice, or a cap is negative
+    └── RunError            a run folder is missing, foreign, incomplete or damaged
+        └── CheckpointError
+
+The command line prints one line for a `LondiError` and exits with code 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LondiError(Exception):
+    """Base of all errors that londi raises on purpose."""
+
+
+class ConfigError(LondiError):
+    """A setting is unknown, misspelt or out of range."""
+
+
+class MissingExtraError(LondiError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed: pip install 'londi[{extra}]'")
+        self.package, self.extra = package, extra
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        return type(self), (self.package, self.extra)
+
+
+class EnvError(LondiError):
+    """A text environment is unknown or misused."""
+
+
+class EpisodeOverError(EnvError):
+    """`step` was called after the episode ended."""
+
+
+class ModelError(LondiError):
+    """A language model can't be found, loaded or understood."""
+
+
+class BudgetError(LondiError):
+    """A reservation is settled or released twice, or a cap is not a count."""
+
+
+class RunError(LondiError):
+    """A run folder is missing, foreign, incomplete or damaged."""
+
+
+class CheckpointError(RunError):
+    """A checkpoint is damaged or was written by another version."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `"; did you mean 'x'?"` for the nearest known word, or an empty string."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""

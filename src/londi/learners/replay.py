@@ -1,0 +1,97 @@
+"""Replay of whole episodes: phi(s), the call, the reward. Prices and budgets are not stored.
+
+The price enters the reward linearly and the remaining budget moves deterministically, so a stored transition is an
+exact sample for every price and every budget. And where DEEPTHINK, once called, said what QUICK had said, it is an
+exact sample for both choices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from londi.encoders.base import Features
+
+
+@dataclass(frozen=True, slots=True)
+class Transitions:
+    """A batch of B transitions (s, g, r, s', done)."""
+
+    features: Features
+    next_features: Features
+    """phi(s'); any row where `done`."""
+    called: NDArray[np.bool_]
+    """(B,) g: whether DEEPTHINK acted."""
+    agreed: NDArray[np.bool_]
+    """(B,) whether DEEPTHINK acted and said what QUICK had said."""
+    reward: NDArray[np.float32]
+    done: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """The T steps of a finished episode, as a learner sees them."""
+
+    features: Features
+    called: NDArray[np.bool_]
+    agreed: NDArray[np.bool_]
+    reward: NDArray[np.float32]
+
+
+class Replay:
+    """A ring of `capacity` steps; the oldest are overwritten."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._next = 0
+        self._size = 0
+        self._columns: dict[str, NDArray[Any]] = {}
+
+    def __len__(self) -> int:
+        return self._size
+
+    def add(self, trajectory: Trajectory) -> None:
+        """Append an episode; its last step is terminal (a step limit is part of the task)."""
+        steps = len(trajectory.reward)
+        done = np.zeros(steps, bool)
+        done[-1] = True
+        f = trajectory.features
+        parts = {"text": f.text, "fields": f.fields, "dense": f.dense, "called": trajectory.called}
+        parts |= {"agreed": trajectory.agreed, "reward": trajectory.reward, "done": done}
+        if not self._columns:
+            self._columns = {name: np.zeros((self.capacity, *p.shape[1:]), p.dtype) for name, p in parts.items()}
+        rows = (self._next + np.arange(steps)) % self.capacity
+        for name, part in parts.items():
+            self._columns[name][rows] = part
+        self._next = int((self._next + steps) % self.capacity)
+        self._size = min(self.capacity, self._size + steps)
+
+    def sample(self, batch: int, rng: np.random.Generator) -> Transitions:
+        """Draw `batch` transitions uniformly, with replacement."""
+        rows = rng.integers(self._size, size=batch)
+        c = self._columns
+        features, following = self._features(rows), self._features((rows + 1) % self.capacity)
+        return Transitions(features, following, c["called"][rows], c["agreed"][rows], c["reward"][rows], c["done"][rows])
+
+    def _features(self, rows: NDArray[np.int64]) -> Features:
+        c = self._columns
+        return Features(c["text"][rows], c["fields"][rows], c["dense"][rows])
+
+    def state(self) -> dict[str, Any]:
+        """Return the stored steps, for a checkpoint."""
+        return {
+            "next": self._next,
+            "size": self._size,
+            "columns": {name: column[: self._size].copy() for name, column in self._columns.items()},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what `state` returned."""
+        self._next, self._size = state["next"], state["size"]
+        self._columns = {}
+        for name, part in state["columns"].items():
+            self._columns[name] = np.zeros((self.capacity, *part.shape[1:]), part.dtype)
+            self._columns[name][: len(part)] = part

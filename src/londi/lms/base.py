@@ -1,0 +1,63 @@
+"""`LanguageModel`: a batch of prompts in, a batch of `Decision`s out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from londi.usage import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a language model decided for one prompt."""
+
+    action: str
+    usage: Usage
+    logprobs: tuple[float, ...] | None = None
+    """Log-probability of each candidate, normalised over the candidates (nats); None where none were scored."""
+    thought: str = ""
+    """What it wrote before the action."""
+    hidden: NDArray[np.float32] | None = None
+    """(d,) last hidden state at the end of the prompt, where the model shows it."""
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """Anything that decides on a text action.
+
+    Implementations: deterministic (greedy) unless they say otherwise; a batch gives what its prompts would give
+    one at a time; `usage` is positive in every decision.
+    """
+
+    name: str
+
+    def decide(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Decision]:
+        """Return one decision a prompt.
+
+        Parameters: `prompts`, B texts; `candidates`, the closed set of actions, or None where the action is
+        free text. With candidates, `action` is one of them.
+        """
+        ...
+
+
+def log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Normalise scores over the last axis; (..., K) to (..., K), in nats."""
+    shifted = scores - scores.max(-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
+
+
+def closest_candidate(text: str, candidates: Sequence[str]) -> str | None:
+    """Return the candidate with which `text` ends, or the one named last in it; None where none is named."""
+    text = text.strip().rstrip(".").lower()
+    best, best_end = None, -1
+    for candidate in candidates:
+        start = text.rfind(candidate.lower())
+        end = start + len(candidate)
+        if start >= 0 and (end, len(candidate)) > (best_end, len(best or "")):
+            best, best_end = candidate, end
+    return best

@@ -1,0 +1,35 @@
+"""Models that come with londi: the BabyAI-Text pair, and scripted models for the key-door room.
+
+The BabyAI pair are two stock Hugging Face folders in this package (`londi lm train` makes them again from
+nothing), loaded like any other model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from londi.errors import ModelError, did_you_mean
+from londi.lms.base import LanguageModel
+from londi.lms.scripted import ScriptedLM
+
+PAIR = Path(__file__).parent / "pair"
+FOLDERS = {"babyai-quick": PAIR / "quick", "babyai-deepthink": PAIR / "deepthink"}
+NAMES = (*FOLDERS, "keydoor-quick", "keydoor-deepthink")
+
+
+def load_builtin(name: str, **options: Any) -> LanguageModel:
+    """Load a built-in model by name; raises `ModelError` for an unknown one."""
+    if name in FOLDERS:
+        from londi.lms.transformers import TransformersLM
+
+        return TransformersLM(str(FOLDERS[name]), name=name, **options)
+    if name == "keydoor-quick":
+        from londi.envs.keydoor import quick_policy
+
+        return ScriptedLM(quick_policy, name, flops_per_token=1e6, seconds=1e-3)
+    if name == "keydoor-deepthink":
+        from londi.envs.keydoor import deepthink_policy
+
+        return ScriptedLM(deepthink_policy, name, flops_per_token=1e8, seconds=1e-2)
+    raise ModelError(f"no built-in model '{name}'{did_you_mean(name, NAMES)} (there are {', '.join(NAMES)})")

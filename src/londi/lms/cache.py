@@ -1,0 +1,34 @@
+"""Remember the decisions of a deterministic language model.
+
+Evaluation runs many policies over the same episodes, so the same prompts come back. The usage of a remembered
+decision is that of the call it stands for: a policy is charged as if it had asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from londi.lms.base import Decision, LanguageModel
+
+
+class CachedLM:
+    """A `LanguageModel` that asks `inner` once for each prompt; at most `capacity` are kept, the oldest go first."""
+
+    def __init__(self, inner: LanguageModel, capacity: int = 200_000) -> None:
+        self.inner, self.capacity, self.name = inner, capacity, inner.name
+        self.hits = self.misses = 0
+        self._known: dict[tuple[str, tuple[str, ...] | None], Decision] = {}
+
+    def decide(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Decision]:
+        """Return one decision a prompt, asking `inner` only for new ones."""
+        closed = None if candidates is None else tuple(candidates)
+        new = list(dict.fromkeys(prompt for prompt in prompts if (prompt, closed) not in self._known))
+        self.misses += len(new)
+        self.hits += len(prompts) - len(new)
+        fresh = dict(zip(new, self.inner.decide(new, candidates), strict=True)) if new else {}
+        decisions = [fresh.get(prompt) or self._known[prompt, closed] for prompt in prompts]
+        for prompt, decision in fresh.items():
+            self._known[prompt, closed] = decision
+        while len(self._known) > self.capacity:
+            del self._known[next(iter(self._known))]
+        return decisions

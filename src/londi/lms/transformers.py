@@ -1,0 +1,248 @@
+"""Any Hugging Face causal or seq2seq model, from a folder or a hub id, through the ordinary Auto classes.
+
+Two ways to decide. `score`: the log-probability of each candidate after the prompt. `generate`: greedy text, an
+optional thought and then the action; where the text names no candidate, the candidates are scored instead and
+both costs are charged. `auto` takes what the model's config asks for (`"londi": {"mode": ...}`), else `score`
+where candidates are given and `generate` where not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from londi.errors import ConfigError, MissingExtraError, ModelError
+from londi.lms.base import Decision, closest_candidate, log_softmax
+from londi.lms.flops import Architecture
+from londi.usage import Usage
+
+try:
+    import torch
+    import transformers
+    from torch import Tensor
+except ImportError as error:
+    raise MissingExtraError("transformers", "transformers") from error
+
+Mode = Literal["auto", "score", "generate"]
+
+
+class TransformersLM:
+    """A Hugging Face model as a `LanguageModel`.
+
+    Parameters
+    ----------
+    model: folder or hub id. Raises `ModelError` where it can't be loaded.
+    mode: how to decide, see the module.
+    max_new_tokens: longest reply in `generate`; None takes the model's own setting, else 64.
+    device: `cpu`, `cuda`, `cuda:1`, ...
+    dtype: `auto` (as stored), `float32`, `bfloat16`, `float16`.
+    max_batch: prompts in one forward pass; lower where memory is short.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        mode: Mode = "auto",
+        max_new_tokens: int | None = None,
+        device: str = "cpu",
+        dtype: str = "auto",
+        max_batch: int = 64,
+        name: str | None = None,
+    ) -> None:
+        self.name = name or Path(model).name
+        self.model, self.tokenizer = _load(model, device, dtype)
+        self.seq2seq = bool(self.model.config.is_encoder_decoder)
+        wants = getattr(self.model.config, "londi", None) or {}
+        self.mode: Mode = wants.get("mode", "auto") if mode == "auto" else mode
+        self.max_new_tokens = max_new_tokens or wants.get("max_new_tokens", 64)
+        self.max_batch = max_batch
+        self.context = getattr(self.model.config, "max_position_embeddings", None)
+        self.architecture = Architecture.of(self.model)
+        self._answers: dict[tuple[str, ...], list[list[int]]] = {}
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters, tied ones counted once."""
+        return int(self.model.num_parameters())
+
+    @torch.inference_mode()
+    def decide(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Decision]:
+        """Return one decision a prompt; raises `ModelError` where a prompt is longer than the context."""
+        if candidates is None and self.mode == "score":
+            raise ModelError(f"{self.name} scores candidates, but the environment gives none: set mode = 'generate'")
+        decisions: list[Decision | None] = [None] * len(prompts)
+        lengths = [len(ids) for ids in self.tokenizer(list(prompts)).input_ids] if prompts else []
+        order = sorted(range(len(prompts)), key=lambda i: lengths[i])
+        for start in range(0, len(order), self.max_batch):
+            rows = order[start : start + self.max_batch]
+            batch = [prompts[i] for i in rows]
+            if self.mode == "generate" or candidates is None:
+                answers = self._generate(batch, candidates)
+            else:
+                answers = self._score(batch, candidates)
+            for i, answer in zip(rows, answers, strict=True):
+                decisions[i] = answer
+        return [decision for decision in decisions if decision is not None]
+
+    def _encode(self, prompts: Sequence[str], room: int) -> Any:
+        inputs = self.tokenizer(list(prompts), return_tensors="pt", padding=True).to(self.model.device)
+        inputs.pop("token_type_ids", None)
+        length = inputs["input_ids"].shape[1] + (0 if self.seq2seq else room)
+        if self.context and length > self.context:
+            raise ModelError(
+                f"a prompt of {length} tokens does not fit the context of {self.name} ({self.context}): "
+                "show fewer observations or actions (env.prompt)"
+            )
+        return inputs
+
+    def _candidate_ids(self, candidates: Sequence[str]) -> list[list[int]]:
+        key = tuple(candidates)
+        if key not in self._answers:
+            texts = [text if self.seq2seq else f" {text}" for text in key]
+            ids = [self.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+            if not all(ids):
+                raise ModelError(f"the tokenizer of {self.name} has no tokens for {key[ids.index([])]!r}")
+            self._answers[key] = ids
+        return self._answers[key]
+
+    def _score(self, prompts: Sequence[str], candidates: Sequence[str]) -> list[Decision]:
+        start = time.perf_counter()
+        answers = self._candidate_ids(candidates)
+        inputs = self._encode(prompts, max(map(len, answers)))
+        scores, hidden = (self._score_seq2seq if self.seq2seq else self._score_causal)(inputs, answers)
+        logprobs = log_softmax(scores.double().cpu().numpy())
+        states = hidden.float().cpu().numpy()
+        seconds = (time.perf_counter() - start) / len(prompts)
+        extra = sum(len(ids) for ids in answers) if max(map(len, answers)) > 1 else 0
+        decisions = []
+        for row, mask in enumerate(inputs["attention_mask"].sum(1).tolist()):
+            flops = self.architecture.scoring(mask, [len(ids) for ids in answers])
+            best = int(logprobs[row].argmax())
+            usage = Usage(mask, 0, max(1, extra), flops, seconds)
+            decisions.append(Decision(candidates[best], usage, tuple(logprobs[row].tolist()), "", states[row]))
+        return decisions
+
+    def _score_causal(self, inputs: Any, answers: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Return (B, K) summed log-probabilities and (B, d) hidden states at the end of the prompt."""
+        out = self.model(**inputs, output_hidden_states=True, use_cache=True, logits_to_keep=1)
+        first = out.logits[:, -1].log_softmax(-1)  # (B, V)
+        scores = first[:, [ids[0] for ids in answers]]
+        hidden = out.hidden_states[-1][:, -1]
+        if max(map(len, answers)) > 1:
+            for k, ids in enumerate(answers):
+                if len(ids) > 1:
+                    scores[:, k] += self._continue(inputs, ids)
+        return scores, hidden
+
+    def _continue(self, inputs: Any, ids: list[int]) -> Tensor:
+        """Return (B,) the log-probability of `ids[1:]` after the prompt and `ids[0]`."""
+        batch = inputs["input_ids"].shape[0]
+        tail = torch.tensor(ids, device=self.model.device).expand(batch, -1)  # (B, n)
+        mask = torch.cat([inputs["attention_mask"], torch.ones_like(tail)], 1)
+        logits = self.model(
+            input_ids=torch.cat([inputs["input_ids"], tail], 1),
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            logits_to_keep=len(ids),
+        ).logits  # (B, n, V)
+        return logits[:, :-1].log_softmax(-1).gather(2, tail[:, 1:, None]).sum((1, 2))
+
+    def _score_seq2seq(self, inputs: Any, answers: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Return (B, K) summed log-probabilities (end of text included) and (B, d) encoder states, averaged."""
+        batch, count = inputs["input_ids"].shape[0], len(answers)
+        memory = self.model.get_encoder()(**inputs).last_hidden_state  # (B, T, d)
+        mask = inputs["attention_mask"]
+        eos = self.model.config.eos_token_id
+        full = [[*ids, eos if isinstance(eos, int) else eos[0]] for ids in answers]
+        width = max(map(len, full))
+        labels = torch.tensor([ids + [-100] * (width - len(ids)) for ids in full], device=self.model.device)
+        labels = labels.repeat(batch, 1)  # (B*K, n)
+        logits = self.model(
+            encoder_outputs=(memory.repeat_interleave(count, 0),),
+            attention_mask=mask.repeat_interleave(count, 0),
+            labels=labels,
+        ).logits  # (B*K, n, V)
+        known = labels != -100
+        each = logits.log_softmax(-1).gather(2, labels.where(known, 0)[..., None])[..., 0]
+        scores = (each * known).sum(1).view(batch, count)
+        pooled = (memory * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        return scores, pooled
+
+    def _generate(self, prompts: Sequence[str], candidates: Sequence[str] | None) -> list[Decision]:
+        start = time.perf_counter()
+        inputs = self._encode(prompts, self.max_new_tokens)
+        with _quiet():
+            out = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False)
+        new = out[:, 1:] if self.seq2seq else out[:, inputs["input_ids"].shape[1] :]
+        texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
+        counts = _reply_lengths(new, self.model.generation_config.eos_token_id)
+        seconds = (time.perf_counter() - start) / len(prompts)
+        decisions: list[Decision] = []
+        for text, length, count in zip(texts, inputs["attention_mask"].sum(1).tolist(), counts, strict=True):
+            usage = Usage(length, 0, count, self.architecture.generating(length, count), seconds)
+            action = text.strip() if candidates is None else closest_candidate(text, candidates)
+            thought = "" if candidates is None or action is None else text[: text.lower().rfind(action.lower())].strip()
+            decisions.append(Decision(action or "", usage, None, thought))
+        if candidates is not None:
+            self._repair(prompts, candidates, decisions)
+        return decisions
+
+    def _repair(self, prompts: Sequence[str], candidates: Sequence[str], decisions: list[Decision]) -> None:
+        lost = [i for i, decision in enumerate(decisions) if not decision.action]
+        if not lost:
+            return
+        for i, scored in zip(lost, self._score([prompts[i] for i in lost], candidates), strict=True):
+            usage = decisions[i].usage + scored.usage
+            decisions[i] = Decision(scored.action, usage, scored.logprobs, decisions[i].thought, scored.hidden)
+
+
+def _reply_lengths(new: Tensor, eos: int | list[int] | None) -> list[int]:
+    """Return the number of tokens of each row up to and with its first end-of-text token; `new` is (B, n)."""
+    ends = torch.isin(new, torch.tensor([] if eos is None else eos, device=new.device, dtype=new.dtype))
+    lengths = np.where(ends.any(1).cpu(), ends.int().argmax(1).cpu() + 1, new.shape[1])
+    return [max(1, int(n)) for n in lengths]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    level = transformers.logging.get_verbosity()
+    bars = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.logging.enable_progress_bar()
+
+
+def _load(model: str, device: str, dtype: str) -> tuple[Any, Any]:
+    if dtype not in ("auto", "float32", "bfloat16", "float16"):
+        raise ConfigError(f"dtype is auto, float32, bfloat16 or float16, not '{dtype}'")
+    folder = Path(model).expanduser()
+    looks_local = folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1
+    if looks_local and not (folder / "config.json").is_file():
+        raise ModelError(f"no model folder at {model} (a Hugging Face folder holds config.json)")
+    source = str(folder) if folder.is_dir() else model
+    try:
+        with _quiet():
+            config = transformers.AutoConfig.from_pretrained(source)
+            auto: Any = transformers.AutoModelForCausalLM
+            if config.is_encoder_decoder:
+                auto = transformers.AutoModelForSeq2SeqLM
+            network = auto.from_pretrained(source, dtype=dtype).to(device).eval()
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelError(f"can't load '{model}': no such folder here, or no such model on the hub ({first})") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right" if config.is_encoder_decoder else "left"
+    return network, tokenizer

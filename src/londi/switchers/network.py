@@ -1,0 +1,205 @@
+"""The learned Switcher: one network that prices every remaining budget, or every price, in one pass.
+
+`BudgetNetwork` outputs Q[x, g] for x = 0..N and x = inf (LONDI-B for every n at once); `PriceNetwork` takes the
+price of a call as an input (LONDI for every c at once). arXiv 2402.12061 defines both problems for one n and one c.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from londi.encoders.base import Features
+from londi.encoders.text import NUM_FIELDS
+from londi.errors import ConfigError
+from londi.switchers.base import Choice, Query
+
+Kind = Literal["budget", "price"]
+KINDS: tuple[Kind, ...] = ("budget", "price")
+
+
+@dataclass(frozen=True)
+class NetworkShape:
+    """Sizes of a Switcher's network."""
+
+    num_dense: int
+    """Dense features (D) of the encoder."""
+    buckets: int
+    """Hash buckets of the encoder."""
+    reader: int = 32
+    """Width of the reader of the text; 0 ignores the text. Typical 16 to 64."""
+    heads: int = 4
+    """Attention heads of the reader."""
+    width: int = 128
+    """Hidden units of each layer of the trunk. Typical 64 to 256."""
+    max_calls: int = 12
+    """Largest finite budget N that is priced (budget network)."""
+
+    def __post_init__(self) -> None:
+        if self.reader % max(1, self.heads) or self.width < 1 or self.max_calls < 1 or self.reader < 0:
+            raise ConfigError("the network needs reader >= 0 and divisible by heads, width >= 1 and max_calls >= 1")
+
+
+class TextReader(nn.Module):
+    """Reads the clauses of the prompt, attending from the first line (the goal) and QUICK's state to all others."""
+
+    def __init__(self, shape: NetworkShape) -> None:
+        super().__init__()
+        d, self.heads = shape.reader, shape.heads
+        self.grams = nn.EmbeddingBag(shape.buckets, d, mode="sum", padding_idx=0)
+        self.fields = nn.Embedding(NUM_FIELDS, d, padding_idx=0)
+        nn.init.normal_(self.grams.weight, std=d**-0.5)
+        nn.init.normal_(self.fields.weight, std=0.1 * d**-0.5)
+        self.norm = nn.LayerNorm(d)
+        self.query = nn.Linear(d, d, bias=False)
+        self.key = nn.Linear(d, d, bias=False)
+        self.value = nn.Linear(d, d)
+        for layer in (self.query, self.key):  # attention starts as overlap of words with the goal
+            nn.init.eye_(layer.weight)
+        self.sharpness = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, text: Tensor, fields: Tensor) -> Tensor:
+        """Read `text` (B, C, W) and `fields` (B, C); return (B, 3 d)."""
+        batch, clauses, width = text.shape
+        words = self.grams(text.reshape(batch * clauses, width)).view(batch, clauses, -1)  # (B, C, d)
+        states = self.norm(words + self.fields(fields))
+        real, first = (fields > 0)[..., None], (fields == 1)[..., None]
+        goal = (states * first).sum(1) / first.sum(1).clamp(min=1)  # (B, d)
+        everything = (states * real).sum(1) / real.sum(1).clamp(min=1)
+        q = self.query(goal).view(batch, self.heads, -1)  # (B, h, d/h)
+        k = self.key(states).view(batch, clauses, self.heads, -1)
+        v = self.value(states).view(batch, clauses, self.heads, -1)
+        scores = self.sharpness * torch.einsum("bhd,bchd->bhc", q, k) / math.sqrt(q.shape[-1])
+        hidden = (~real | first)[:, None, :, 0]
+        weights = scores.masked_fill(hidden, -1e9).softmax(-1)
+        read = torch.einsum("bhc,bchd->bhd", weights, v).flatten(1)  # (B, d)
+        return torch.cat([read, goal, everything], 1)
+
+
+class Trunk(nn.Module):
+    """phi(s) to a hidden vector."""
+
+    def __init__(self, shape: NetworkShape) -> None:
+        super().__init__()
+        self.reader = TextReader(shape) if shape.reader else None
+        inputs = shape.num_dense + 3 * shape.reader
+        self.layers = nn.Sequential(
+            nn.Linear(inputs, shape.width), nn.ReLU(), nn.Linear(shape.width, shape.width), nn.ReLU()
+        )
+
+    def forward(self, text: Tensor, fields: Tensor, dense: Tensor) -> Tensor:
+        """Return (B, width)."""
+        parts = [dense] if self.reader is None else [dense, self.reader(text, fields)]
+        return self.layers(torch.cat(parts, 1))  # type: ignore[no-any-return]
+
+
+class BudgetNetwork(nn.Module):
+    """Q[x, g] for x = 0..N and, in the last row, x = inf."""
+
+    kind: Kind = "budget"
+
+    def __init__(self, shape: NetworkShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.trunk = Trunk(shape)
+        self.head = nn.Linear(shape.width, 2 * (shape.max_calls + 2))
+        self.disagree = nn.Linear(shape.width, 1)
+
+    def forward(self, phi: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return Q (B, N + 2, 2), with Q[0, 1] = -inf, and the logit (B,) that DEEPTHINK would act otherwise."""
+        hidden = self.trunk(*phi)
+        middle, half = self.head(hidden).view(len(hidden), -1, 2).unbind(-1)
+        q = torch.stack([middle - half, middle + half], -1)
+        mask = torch.zeros_like(q)
+        mask[:, 0, 1] = -torch.inf
+        return q + mask, self.disagree(hidden)[:, 0]
+
+
+class PriceNetwork(nn.Module):
+    """Q(c)[g] for prices c > 0, which enter as log c and radial bases in log c."""
+
+    kind: Kind = "price"
+    BASES = 12
+    LOWEST, HIGHEST = -9.0, 1.0
+
+    def __init__(self, shape: NetworkShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.trunk = Trunk(shape)
+        self.mix = nn.Linear(shape.width + self.BASES + 1, shape.width)
+        self.head = nn.Linear(shape.width, 2)
+        self.disagree = nn.Linear(shape.width, 1)
+
+    def _embed(self, price: Tensor) -> Tensor:
+        log = price.clamp(min=math.exp(self.LOWEST)).log()[..., None]
+        centres = torch.linspace(self.LOWEST, self.HIGHEST, self.BASES, device=price.device)
+        step = (self.HIGHEST - self.LOWEST) / (self.BASES - 1)
+        return torch.cat([log / 5, torch.exp(-0.5 * ((log - centres) / step) ** 2)], -1)
+
+    def forward(self, phi: tuple[Tensor, Tensor, Tensor], price: Tensor) -> tuple[Tensor, Tensor]:
+        """Return Q (B, P, 2) for `price` (B, P), and the logit (B,) that DEEPTHINK would act otherwise."""
+        hidden = self.trunk(*phi)
+        wide = hidden[:, None].expand(-1, price.shape[1], -1)
+        mixed = torch.relu(self.mix(torch.cat([wide, self._embed(price)], -1)))
+        middle, half = self.head(mixed).unbind(-1)
+        return torch.stack([middle - half, middle + half], -1), self.disagree(hidden)[:, 0]
+
+
+Network = BudgetNetwork | PriceNetwork
+NETWORKS: dict[Kind, Callable[[NetworkShape], Network]] = {"budget": BudgetNetwork, "price": PriceNetwork}
+
+
+def tensors(features: Features, device: str | torch.device = "cpu") -> tuple[Tensor, Tensor, Tensor]:
+    """Return text, fields and dense as tensors."""
+    return (
+        torch.from_numpy(features.text.astype(np.int32)).to(device),
+        torch.from_numpy(features.fields.astype(np.int32)).to(device),
+        torch.from_numpy(features.dense).to(device),
+    )
+
+
+def budget_rows(remaining: NDArray[np.float64], max_calls: int) -> NDArray[np.int64]:
+    """Return the row of Q for each remaining budget (B,); above N a finite budget is worth N's row."""
+    finite = np.where(np.isinf(remaining), 0, np.minimum(remaining, max_calls))
+    return np.where(np.isinf(remaining), max_calls + 1, finite).astype(np.int64)
+
+
+class NetworkSwitcher:
+    """A network that acts greedily: it calls where Q(call) exceeds Q(no call) and a call remains."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network.eval()
+        self.kind = network.kind
+
+    @torch.inference_mode()
+    def choose(self, query: Query) -> Choice:
+        """Choose for B states; the budget network ignores the price, the price network the budget (but 0)."""
+        phi = tensors(query.features)
+        if isinstance(self.network, BudgetNetwork):
+            rows = torch.from_numpy(budget_rows(query.remaining, self.network.shape.max_calls))
+            q = self.network(phi)[0][torch.arange(len(rows)), rows]  # (B, 2)
+        else:
+            q = self.network(phi, torch.from_numpy(query.price)[:, None].float())[0][:, 0]
+        advantage = (q[:, 1] - q[:, 0]).double().numpy()
+        call = (advantage > 0) & (query.remaining > 0)
+        return Choice(call, np.ones(len(call)), advantage)
+
+    def state(self) -> dict[str, Any]:
+        """Return what `from_state` needs to build the same Switcher again."""
+        return {"kind": self.kind, "shape": asdict(self.network.shape), "weights": self.network.state_dict()}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> NetworkSwitcher:
+        """Build the Switcher that `state` describes; raises KeyError, TypeError or RuntimeError if it is damaged."""
+        network = NETWORKS[state["kind"]](NetworkShape(**state["shape"]))
+        network.load_state_dict(state["weights"])
+        return cls(network)
+
+
