@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 
-from londi.envs.base import PromptTemplate
+from londi.prompt import PromptTemplate
 from londi.envs.keydoor import (
     ACTIONS,
     GOAL,

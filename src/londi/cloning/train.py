@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from londi.cloning.demos import Demonstration
 from londi.cloning.tokenizer import PAD, Phrases
 from londi.envs.babyai import ACTIONS
-from londi.envs.base import PromptTemplate
+from londi.prompt import PromptTemplate
 
 IGNORE = -100
 
@@ -50,7 +50,7 @@ class Recipe:
 
 
 QUICK = Recipe(hidden_size=16, num_layers=1, num_heads=2, ff_size=32, thinks=False, num_updates=6_000)
-DEEPTHINK = Recipe(hidden_size=64, num_layers=3, num_heads=2, ff_size=128, thinks=True, num_updates=20_000)
+DEEPTHINK = Recipe(hidden_size=64, num_layers=3, num_heads=2, ff_size=128, thinks=True, num_updates=16_000)
 
 
 class FactoredEmbedding(nn.Module):

@@ -9,10 +9,10 @@ from typing import Any
 
 import gymnasium
 
-from londi.envs.base import PromptTemplate, TextEnv
+from londi.envs.base import TextEnv
 from londi.errors import EnvError, did_you_mean
 
-__all__ = ["PromptTemplate", "TextEnv", "ids", "make", "register_envs"]
+__all__ = ["TextEnv", "ids", "make", "register_envs"]
 
 _BABYAI = {
     "GoTo": ("go to",),

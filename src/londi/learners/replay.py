@@ -1,8 +1,8 @@
-"""Replay of whole episodes: phi(s), the call, the reward. Prices and budgets are not stored.
+"""Replay of whole episodes: phi(s), the call, the reward. Prices and budgets play no part.
 
 The price enters the reward linearly and the remaining budget moves deterministically, so a stored transition is an
 exact sample for every price and every budget. And where DEEPTHINK, once called, said what QUICK had said, it is an
-exact sample for both choices.
+exact sample for both choices. What budget and price a step was made under is kept for the ablation alone.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ class Transitions:
     """(B,) whether DEEPTHINK acted and said what QUICK had said."""
     reward: NDArray[np.float32]
     done: NDArray[np.bool_]
+    remaining: NDArray[np.float32]
+    """(B,) calls that were left (inf: no limit) and..."""
+    price: NDArray[np.float32]
+    """...the price it was made under; only the no-relabel ablation looks at them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,8 @@ class Trajectory:
     called: NDArray[np.bool_]
     agreed: NDArray[np.bool_]
     reward: NDArray[np.float32]
+    remaining: NDArray[np.float32]
+    price: NDArray[np.float32]
 
 
 class Replay:
@@ -61,6 +67,7 @@ class Replay:
         f = trajectory.features
         parts = {"text": f.text, "fields": f.fields, "dense": f.dense, "called": trajectory.called}
         parts |= {"agreed": trajectory.agreed, "reward": trajectory.reward, "done": done}
+        parts |= {"remaining": trajectory.remaining, "price": trajectory.price}
         if not self._columns:
             self._columns = {name: np.zeros((self.capacity, *p.shape[1:]), p.dtype) for name, p in parts.items()}
         rows = (self._next + np.arange(steps)) % self.capacity
@@ -73,8 +80,8 @@ class Replay:
         """Draw `batch` transitions uniformly, with replacement."""
         rows = rng.integers(self._size, size=batch)
         c = self._columns
-        features, following = self._features(rows), self._features((rows + 1) % self.capacity)
-        return Transitions(features, following, c["called"][rows], c["agreed"][rows], c["reward"][rows], c["done"][rows])
+        rest = {name: c[name][rows] for name in ("called", "agreed", "reward", "done", "remaining", "price")}
+        return Transitions(self._features(rows), self._features((rows + 1) % self.capacity), **rest)
 
     def _features(self, rows: NDArray[np.int64]) -> Features:
         c = self._columns

@@ -165,7 +165,7 @@ def tensors(features: Features, device: str | torch.device = "cpu") -> tuple[Ten
     )
 
 
-def budget_rows(remaining: NDArray[np.float64], max_calls: int) -> NDArray[np.int64]:
+def budget_rows(remaining: NDArray[np.floating[Any]], max_calls: int) -> NDArray[np.int64]:
     """Return the row of Q for each remaining budget (B,); above N a finite budget is worth N's row."""
     finite = np.where(np.isinf(remaining), 0, np.minimum(remaining, max_calls))
     return np.where(np.isinf(remaining), max_calls + 1, finite).astype(np.int64)

@@ -1,0 +1,191 @@
+"""`Agent`: QUICK + DEEPTHINK + Encoder + Switcher + Budget. Decide, reserve, call, record.
+
+The one place where a step is taken; training, evaluation and serving differ only in what they hand it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from londi.budget import Budget, Reservation
+from londi.encoders import ENTROPY, Encoder, Features, Moment
+from londi.encoders.text import probabilities
+from londi.episode import Reply, Step
+from londi.lms.base import Decision, LanguageModel
+from londi.prompt import PromptTemplate
+from londi.switchers import Choice, Query, Switcher
+
+
+@dataclass
+class History:
+    """An episode so far, as the agent sees it, with the budget it runs under."""
+
+    goal: str
+    observation: str
+    admissible: tuple[str, ...] | None
+    max_steps: int
+    budget: Budget
+    price: float = 0.0
+    rng: np.random.Generator = field(default_factory=np.random.default_rng)
+    random_rate: float | None = None
+    """Exploration: call at this rate instead of asking the Switcher."""
+    epsilon: float = 0.0
+    """Exploration: share of steps on which a fair coin decides."""
+    observations: list[str] = field(default_factory=list)
+    actions: list[str] = field(default_factory=list)
+    called: list[bool] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.observations.append(self.observation)
+
+    def see(self, observation: str) -> None:
+        """Take in what the environment said after the last action."""
+        self.observation = observation
+        self.observations.append(observation)
+
+    @property
+    def moment(self) -> Moment:
+        """Where the episode stands."""
+        seen = self.observations[:-1].count(self.observation)
+        last = self.called[-1] if self.called else False
+        return Moment(len(self.actions), self.max_steps, tuple(self.actions), seen, last)
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What the agent did in B states, before the environment answers: one draft of a `Step` a state."""
+
+    features: Features
+    drafts: list[Step]
+    """Steps with `reward` 0 and `valid` True, to be completed with the environment's answer."""
+    agreed: NDArray[np.bool_]
+    """(B,) whether DEEPTHINK acted and said what QUICK had said."""
+
+
+class Agent:
+    """Two fixed language models and the Switcher between them."""
+
+    def __init__(
+        self,
+        quick: LanguageModel,
+        deepthink: LanguageModel,
+        encoder: Encoder,
+        switcher: Switcher,
+        template: PromptTemplate | None = None,
+    ) -> None:
+        self.quick, self.deepthink, self.encoder, self.switcher = quick, deepthink, encoder, switcher
+        self.template = template or PromptTemplate()
+
+    def act(self, histories: Sequence[History]) -> Decided:
+        """Decide B states: QUICK on all of them, DEEPTHINK in one batch on those that asked and may.
+
+        Appends the action to each history. Where DEEPTHINK fails, its reservations are given back and the error
+        goes on to the caller.
+        """
+        admissible = histories[0].admissible
+        prompts = [self.template.render(h.goal, h.observations, h.actions) for h in histories]
+        quick = self.quick.decide(prompts, admissible)
+        features = self.encoder.encode(prompts, quick, [h.moment for h in histories], admissible)
+        remaining = [h.budget.remaining for h in histories]
+        choice = self._choose(histories, prompts, quick, features, remaining)
+        deep, granted = self._call(histories, prompts, choice)
+        drafts = []
+        for i, history in enumerate(histories):
+            reply = deep.get(i)
+            action = (reply or quick[i]).action
+            history.actions.append(action)
+            history.called.append(i in granted)
+            drafts.append(
+                Step(
+                    observation=history.observation,
+                    prompt=prompts[i],
+                    quick=_reply(quick[i]),
+                    deepthink=_reply(reply) if reply else None,
+                    probabilities=tuple(probabilities(quick[i]).tolist()),
+                    entropy=float(features.dense[i, ENTROPY]),
+                    wished=bool(choice.call[i]),
+                    called=i in granted,
+                    propensity=float(choice.propensity[i]),
+                    advantage=float(choice.advantage[i]),
+                    remaining=remaining[i],
+                    action=action,
+                    reward=0.0,
+                    valid=True,
+                )
+            )
+        agreed = np.array([i in granted and deep[i].action == quick[i].action for i in range(len(histories))])
+        return Decided(features, drafts, agreed)
+
+    def _choose(
+        self,
+        histories: Sequence[History],
+        prompts: Sequence[str],
+        quick: Sequence[Decision],
+        features: Features,
+        remaining: Sequence[int | None],
+    ) -> Choice:
+        uniform = np.array([h.rng.random(3) for h in histories])  # (B, 3): the Switcher's, whether and how to explore
+        left = np.array([np.inf if x is None else float(x) for x in remaining])
+        query = Query(features, left, np.array([h.price for h in histories]), uniform[:, 0])
+        choice = self.switcher.choose(query)
+        rate = np.array([np.nan if h.random_rate is None else h.random_rate for h in histories])
+        epsilon = np.array([h.epsilon for h in histories])
+        if not epsilon.any() and np.isnan(rate).all():
+            return choice
+        share = np.where(np.isnan(rate), epsilon, 1.0)
+        coin = np.where(np.isnan(rate), 0.5, rate) * (left > 0)
+        own = np.where(choice.call, choice.propensity, 1 - choice.propensity)
+        probability = share * coin + (1 - share) * own
+        call = np.where(uniform[:, 1] < share, uniform[:, 2] < coin, choice.call)
+        return Choice(call, np.where(call, probability, 1 - probability), choice.advantage)
+
+    def _call(
+        self, histories: Sequence[History], prompts: Sequence[str], choice: Choice
+    ) -> tuple[dict[int, Decision], set[int]]:
+        """Ask DEEPTHINK where the Switcher wished and the budget permits; return decisions and rows."""
+        reservations: dict[int, Reservation] = {}
+        for i in np.flatnonzero(choice.call).tolist():
+            reservation = histories[i].budget.reserve()
+            if reservation is not None:
+                reservations[i] = reservation
+        if not reservations:
+            return {}, set()
+        rows = list(reservations)
+        try:
+            decisions = self.deepthink.decide([prompts[i] for i in rows], histories[0].admissible)
+            for reservation in reservations.values():
+                reservation.settle()
+        finally:
+            for reservation in reservations.values():
+                if reservation.state == "open":
+                    reservation.release()
+        return dict(zip(rows, decisions, strict=True)), set(rows)
+
+
+class OracleAgent(Agent):
+    """The disagreement oracle: asks both models and calls exactly where they differ.
+
+    No one can run it: to know where they differ it has consulted DEEPTHINK everywhere. It is charged only where it
+    calls, and shows what a perfect predictor of disagreement would reach.
+    """
+
+    def _choose(
+        self,
+        histories: Sequence[History],
+        prompts: Sequence[str],
+        quick: Sequence[Decision],
+        features: Features,
+        remaining: Sequence[int | None],
+    ) -> Choice:
+        deep = self.deepthink.decide(prompts, histories[0].admissible)
+        differ = np.array([d.action != q.action for d, q in zip(deep, quick, strict=True)])
+        left = np.array([x is None or x > 0 for x in remaining])
+        return Choice(differ & left, np.ones(len(differ)), np.full(len(differ), np.nan))
+
+
+def _reply(decision: Decision) -> Reply:
+    return Reply(decision.action, decision.thought, decision.usage)

@@ -1,0 +1,237 @@
+"""An experiment: one frozen dataclass, TOML in and out. Unknown keys are refused with a suggestion.
+
+The docstring under a field is its documentation and its `--help`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from londi.errors import ConfigError, LondiError, did_you_mean
+from londi.prompt import PromptTemplate
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """Which text environment."""
+
+    id: str
+    """Gymnasium id (`londi envs` lists them), or a bare BabyAI level such as `BabyAI-GoToLocal-v0`."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the environment, such as `max_steps`."""
+    prompt: PromptTemplate = field(default_factory=PromptTemplate)
+    """How the episode so far becomes a prompt."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which language model, and how it decides."""
+
+    model: str
+    """`builtin:NAME`, a Hugging Face folder or hub id, or `python:MODULE:NAME` (a script function, a LanguageModel,
+    or a function that makes one)."""
+    mode: Literal["auto", "score", "generate"] = "auto"
+    """`score` candidates, `generate` a thought and the action, or `auto`: what the model asks for, else score."""
+    max_new_tokens: int | None = None
+    """Longest reply when generating; none for the model's own setting."""
+    device: str = "cpu"
+    """`cpu`, `cuda`, `cuda:1`, ..."""
+    dtype: str = "auto"
+    """`auto`, `float32`, `bfloat16` or `float16`."""
+    max_batch: int = 64
+    """Prompts in one forward pass."""
+
+
+@dataclass(frozen=True)
+class SwitcherConfig:
+    """What the Switcher sees and how large it is."""
+
+    clauses: int = 20
+    """Clauses of the prompt that it reads; the first line whole, then the latest."""
+    ngrams: int = 36
+    """Word n-grams of each clause."""
+    buckets: int = 4096
+    """Hash buckets for n-grams, at most 32767."""
+    hidden: int = 32
+    """Columns for QUICK's hidden state; 0 leaves it out."""
+    reader: int = 32
+    """Width of the reader of the text; 0 ignores the text."""
+    width: int = 128
+    """Hidden units of each layer."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the Switcher is trained."""
+
+    num_steps: int = 40_000
+    """Environment steps, shared by all learners. More is better; 20,000 to 80,000 is typical for BabyAI-Text."""
+    num_envs: int = 32
+    """Episodes played in step."""
+    updates_per_step: float = 0.125
+    """Optimiser steps of each learner for each environment step. Typical 0.05 to 0.5."""
+    warmup_steps: int = 1_000
+    """Environment steps before the first update."""
+    learners: tuple[Literal["budget", "price"], ...] = ("budget", "price")
+    """`budget` prices every cap, `price` every price; both learn from the same episodes."""
+    on_policy: float = 0.5
+    """Share of episodes in the second half of training that a learned Switcher plays (epsilon-greedy, under a random
+    budget or price); all others call at a random rate p ~ U[0, 1] of their own."""
+    epsilon: float = 0.15
+    """Exploration in those episodes."""
+    max_calls: int = 12
+    """Largest finite budget N."""
+    replay: int = 100_000
+    """Environment steps kept."""
+    gamma: float = 1.0
+    """Discount; 1 where episodes end by themselves, .99 where waiting must cost."""
+    lr: float = 1e-3
+    """Peak learning rate, falling to 5 %."""
+    batch_size: int = 128
+    """Transitions an update."""
+    tau: float = 0.02
+    """Rate of the averaged network."""
+    call_price: float = 0.005
+    """Price of a call inside the budget learner: of two equally good plans, the one with fewer calls."""
+    lowest_price: float = 0.003
+    """Smallest price learned, in units of return."""
+    highest_price: float = 1.0
+    """Largest price learned."""
+    relabel: bool = True
+    """Learn every budget and price from each transition; false is the ablation."""
+    checkpoint_steps: int = 10_000
+    """Environment steps between checkpoints."""
+    threads: int = 1
+    """Torch threads; 1 is best for models this small."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What is measured. Selection and test seeds are disjoint, and disjoint from training's."""
+
+    episodes: int = 500
+    """Test episodes of each policy."""
+    selection_episodes: int = 300
+    """Episodes on which budget and price are chosen."""
+    budgets: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12)
+    """Budgets n to measure."""
+    prices: tuple[float, ...] = (0.003, 0.006, 0.012, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
+    """Prices c to measure."""
+    random_rates: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8)
+    """Random call rates to measure."""
+    entropy_thresholds: tuple[float, ...] = (0.05, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
+    """Thresholds on QUICK's entropy (nats) to measure."""
+    num_envs: int = 64
+    """Episodes played in step."""
+    processes: int = 2
+    """Worker processes; the result does not depend on it."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment: environment, two language models, Switcher, training, evaluation."""
+
+    name: str
+    """Names the run folder."""
+    env: EnvConfig
+    quick: ModelConfig
+    deepthink: ModelConfig
+    seed: int = 0
+    """Seed of training."""
+    switcher: SwitcherConfig = field(default_factory=SwitcherConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+_ADAPTER: TypeAdapter[Experiment]
+for _part in (EnvConfig, ModelConfig, SwitcherConfig, TrainConfig, EvaluateConfig, Experiment):
+    _part.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+PromptTemplate.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+_ADAPTER = TypeAdapter(Experiment)
+
+
+def _check(experiment: Experiment) -> None:
+    t, e = experiment.train, experiment.evaluate
+    least = {"num_steps": t.num_steps, "num_envs": t.num_envs, "max_calls": t.max_calls, "batch_size": t.batch_size}
+    least |= {"replay": t.replay, "checkpoint_steps": t.checkpoint_steps, "threads": t.threads}
+    wrong = [f"train.{key} must be at least 1, not {value}" for key, value in least.items() if value < 1]
+    counts = {"episodes": e.episodes, "selection_episodes": e.selection_episodes, "num_envs": e.num_envs}
+    counts |= {"processes": e.processes}
+    wrong += [f"evaluate.{key} must be at least 1, not {value}" for key, value in counts.items() if value < 1]
+    wrong += [f"evaluate.budgets: a budget is a number of calls >= 0, not {n}" for n in e.budgets if n < 0]
+    wrong += [f"evaluate.prices: a price is > 0, not {c}" for c in e.prices if not c > 0]
+    wrong += [f"evaluate.random_rates: a rate lies in [0, 1], not {p}" for p in e.random_rates if not 0 <= p <= 1]
+    shares = {"on_policy": t.on_policy, "epsilon": t.epsilon}
+    wrong += [f"train.{key} must lie in [0, 1], not {value}" for key, value in shares.items() if not 0 <= value <= 1]
+    if not t.learners:
+        wrong.append("train.learners is empty: name 'budget', 'price' or both")
+    if not 0 < t.gamma <= 1:
+        wrong.append(f"train.gamma must lie in (0, 1], not {t.gamma}")
+    if t.updates_per_step < 0 or t.warmup_steps < 0 or experiment.seed < 0:
+        wrong.append("train.updates_per_step, train.warmup_steps and seed must be at least 0")
+    if not experiment.name or "/" in experiment.name or experiment.name.startswith("."):
+        wrong.append(f"name must be the name of a folder, not {experiment.name!r}")
+    if wrong:
+        raise ConfigError(wrong[0])
+
+
+def load(path: Path) -> Experiment:
+    """Read an experiment from TOML; raises `ConfigError` with one line that names the fix."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"no file {path}") from error
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no TOML: {error}") from error
+    return parse(data, str(path))
+
+
+def parse(data: dict[str, Any], source: str = "the experiment") -> Experiment:
+    """Build an experiment from plain data; raises `ConfigError`."""
+    try:
+        return _ADAPTER.validate_python(data)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_first_line(error)}") from error
+    except LondiError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def dump(experiment: Experiment) -> str:
+    """Return the experiment as TOML, every setting resolved."""
+    return tomli_w.dumps(_without_none(_ADAPTER.dump_python(experiment, mode="json")))
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return value
+
+
+def _first_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = [str(part) for part in first["loc"]]
+    key = ".".join(where)
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"unknown key '{key}'{did_you_mean(where[-1], _fields(where[:-1]))}"
+    if first["type"] in ("missing", "missing_argument"):
+        return f"'{key}' is missing"
+    return f"'{key}': {first['msg']}, not {first['input']!r}"
+
+
+def _fields(where: list[str]) -> list[str]:
+    kinds: dict[str, type] = {"env": EnvConfig, "quick": ModelConfig, "deepthink": ModelConfig, "prompt": PromptTemplate}
+    kinds |= {"switcher": SwitcherConfig, "train": TrainConfig, "evaluate": EvaluateConfig}
+    kind: Any = kinds.get(where[-1], Experiment) if where else Experiment
+    return [f.name for f in dataclasses.fields(kind)]

@@ -1,0 +1,167 @@
+"""The frontier and its metrics: what success costs how many calls.
+
+A point is (calls, success). Calls are measured as a share of DEEPTHINK's mean number of calls per episode (its
+steps), success as a share of DEEPTHINK's; QUICK is the point (0, QUICK's success) of every frontier.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+SCHEMA = 1
+LEARNED = ("budget", "price")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an episode came to."""
+
+    success: bool
+    total_reward: float
+    calls: int
+    steps: int
+    tokens: int
+    flops: float
+    seconds: float
+    violated: bool
+
+
+def wilson(successes: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    """Return the 95 % score interval of a share (Wilson 1927); inside [0, 1]."""
+    p, zz = successes / count, z * z
+    middle = (p + zz / (2 * count)) / (1 + zz / count)
+    half = z * math.sqrt(p * (1 - p) / count + zz / (4 * count * count)) / (1 + zz / count)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def summarise(name: str, kind: str, value: float | None, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return the row of a policy: means per episode over its outcomes."""
+    successes = sum(o.success for o in outcomes)
+    low, high = wilson(successes, len(outcomes))
+    calls, steps = [o.calls for o in outcomes], [o.steps for o in outcomes]
+    return {
+        "name": name,
+        "kind": kind,
+        "value": value,
+        "success": {"mean": successes / len(outcomes), "low": low, "high": high},
+        "return": float(np.mean([o.total_reward for o in outcomes])),
+        "calls": {"mean": float(np.mean(calls)), "max": max(calls)},
+        "call_share": sum(calls) / sum(steps),
+        "tokens": float(np.mean([o.tokens for o in outcomes])),
+        "flops": float(np.mean([o.flops for o in outcomes])),
+        "seconds": float(np.mean([o.seconds for o in outcomes])),
+        "steps": float(np.mean(steps)),
+        "violations": sum(o.violated for o in outcomes),
+    }
+
+
+def find(rows: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
+    """Return the row of that name."""
+    return next(row for row in rows if row["name"] == name)
+
+
+def _points(rows: Sequence[Mapping[str, Any]], kind: str) -> list[tuple[float, float]]:
+    """Return (calls, success) of a family and QUICK as shares of DEEPTHINK's, Pareto-optimal ones in order of calls."""
+    deep, quick = find(rows, "DEEPTHINK"), find(rows, "QUICK")
+    chosen = [quick, *(row for row in rows if row["kind"] == kind)]
+    points = sorted(
+        (row["calls"]["mean"] / deep["calls"]["mean"], -row["success"]["mean"] / max(deep["success"]["mean"], 1e-9))
+        for row in chosen
+    )
+    front: list[tuple[float, float]] = []
+    for calls, loss in points:
+        if calls <= 1 and (not front or -loss > front[-1][1]):
+            front.append((calls, -loss))
+    return front
+
+
+def hypervolume(rows: Sequence[Mapping[str, Any]], kind: str) -> float | None:
+    """Area that a family dominates, against the reference (all of DEEPTHINK's calls, no success); in [0, 1] and over.
+
+    Zitzler and Thiele 1999, in two dimensions: the sum over the Pareto points of success x the calls to the next.
+    1 would be DEEPTHINK's success at no call. None for a family that was not measured.
+    """
+    if not any(row["kind"] == kind for row in rows):
+        return None
+    front = _points(rows, kind)
+    ends = [*(calls for calls, _ in front[1:]), 1.0]
+    return float(sum(success * (end - calls) for (calls, success), end in zip(front, ends, strict=True)))
+
+
+def gaps(rows: Sequence[Mapping[str, Any]], kind: str) -> list[tuple[float, float]] | None:
+    """Return (calls, share of the gap between QUICK and DEEPTHINK closed) along a family's Pareto points."""
+    deep, quick = find(rows, "DEEPTHINK")["success"]["mean"], find(rows, "QUICK")["success"]["mean"]
+    if deep <= quick or not any(row["kind"] == kind for row in rows):
+        return None
+    return [(calls, (success * deep - quick) / (deep - quick)) for calls, success in _points(rows, kind)]
+
+
+def apgr(rows: Sequence[Mapping[str, Any]], kind: str) -> float | None:
+    """Average performance gap recovered (RouteLLM, arXiv 2406.18665, sec. 3) over call shares 0 to 1.
+
+    The gap recovered between measured points is interpolated; from the last point to DEEPTHINK's (1, 1) too. None
+    where DEEPTHINK is no better than QUICK.
+    """
+    closed = gaps(rows, kind)
+    if closed is None:
+        return None
+    x = [calls for calls, _ in closed] + [1.0]
+    y = [gap for _, gap in closed] + [max(1.0, closed[-1][1])]
+    return float(np.trapezoid(y, x))
+
+
+def cpt(rows: Sequence[Mapping[str, Any]], share: float, kinds: Sequence[str] = LEARNED) -> float | None:
+    """Call-performance threshold (RouteLLM, sec. 3): the smallest share of calls that closes `share` of the gap."""
+    reached = [
+        calls for kind in kinds for calls, gap in gaps(rows, kind) or [] if gap >= share - 1e-12
+    ]
+    return min(reached) if reached else None
+
+
+def choose(selection: Sequence[Mapping[str, Any]], level: float) -> Mapping[str, Any] | None:
+    """Return the learned policy with the fewest calls that keeps `level` of DEEPTHINK's success on these rows."""
+    floor = level * find(selection, "DEEPTHINK")["success"]["mean"]
+    fit = [row for row in selection if row["kind"] in LEARNED and row["success"]["mean"] >= floor]
+    return min(fit, key=lambda row: float(row["calls"]["mean"])) if fit else None
+
+
+def choice(
+    selection: Sequence[Mapping[str, Any]], test: Sequence[Mapping[str, Any]], level: float
+) -> dict[str, Any] | None:
+    """Choose on selection seeds, measure on test seeds."""
+    chosen = choose(selection, level)
+    if chosen is None:
+        return None
+    row, deep = find(test, chosen["name"]), find(test, "DEEPTHINK")
+    return {
+        "name": row["name"],
+        "kind": row["kind"],
+        "value": row["value"],
+        "selection": dict(chosen),
+        "test": dict(row),
+        "success_ratio": row["success"]["mean"] / max(deep["success"]["mean"], 1e-9),
+        "calls_ratio": row["calls"]["mean"] / deep["calls"]["mean"],
+        "flops_ratio": row["flops"] / deep["flops"],
+    }
+
+
+def metrics(test: Sequence[Mapping[str, Any]], choices: Mapping[str, dict[str, Any] | None]) -> dict[str, Any]:
+    """Return all metrics of a test table; None where one is undefined."""
+    kinds = ("budget", "price", "random", "entropy", "oracle")
+    at_99, at_95 = choices["at_99"], choices["at_95"]
+    return {
+        "hypervolume": {kind: hypervolume(test, kind) for kind in kinds},
+        "saved_calls_at_99": 1 - at_99["calls_ratio"] if at_99 else None,
+        "saved_flops_at_99": 1 - at_99["flops_ratio"] if at_99 else None,
+        "saved_calls_at_95": 1 - at_95["calls_ratio"] if at_95 else None,
+        "apgr": {kind: apgr(test, kind) for kind in kinds},
+        "cpt50": cpt(test, 0.5),
+        "cpt80": cpt(test, 0.8),
+        "cpt95": cpt(test, 0.95),
+        "violations": sum(row["violations"] for row in test),
+    }

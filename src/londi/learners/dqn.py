@@ -1,0 +1,172 @@
+"""Double DQN for every budget at once, and for every price at once.
+
+Budget vector (LONDI-B for n = 0..N and no limit), with remaining budget x and call g:
+
+    g = 0:  y[x] = r         + gamma * max_g' Q(s')[x]
+    g = 1:  y[x] = r - price + gamma * max_g' Q(s')[x - 1]      (x = 0 can't call and is left out)
+
+Price conditioned (LONDI for every c):  y(c) = r - c g + gamma * max_g' Q(s', c),  c drawn afresh for each sample.
+Every stored transition is an exact sample for all of them. Actions of the maximum come from the online network,
+values from the averaged one (double DQN, arXiv 1509.06461); the averaged network is the one that acts.
+Problem statements: arXiv 2402.12061, eq. for J and section on LONDI-B.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss
+
+from londi.errors import ConfigError
+from londi.learners.replay import Replay, Transitions
+from londi.switchers.network import NETWORKS, BudgetNetwork, Network, NetworkShape, NetworkSwitcher, budget_rows, tensors
+
+
+@dataclass(frozen=True)
+class DQNConfig:
+    """How a Switcher learns."""
+
+    learner: Literal["budget", "price"]
+    """`budget` learns every cap at once, `price` every price at once."""
+    gamma: float = 1.0
+    """Discount in (0, 1]; with gamma < 1 the price is on discounted calls while a budget counts raw ones."""
+    batch_size: int = 128
+    """Transitions an update."""
+    lr: float = 1e-3
+    """Peak learning rate of Adam; falls to 5 % of it over the run (cosine)."""
+    tau: float = 0.02
+    """Rate of the averaged network; .002 is too slow, .01 to .05 works."""
+    call_price: float = 0.005
+    """Price inside the budget learner: of two plans with equal success the one with fewer calls. 0 switches it off."""
+    lowest_price: float = 0.003
+    """Prices are drawn log-uniformly from here..."""
+    highest_price: float = 1.0
+    """...to here, in units of return."""
+    prices_per_sample: int = 4
+    """Prices drawn for each replayed transition."""
+    disagree_weight: float = 0.3
+    """Weight of the auxiliary loss: would DEEPTHINK act otherwise than QUICK? 0 switches it off."""
+    relabel: bool = True
+    """Use each transition for every budget or price; False is the ablation: only the one it was made under."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.gamma <= 1 or not 0 < self.tau <= 1 or self.lr <= 0 or self.batch_size < 1:
+            raise ConfigError("a learner needs 0 < gamma <= 1, 0 < tau <= 1, lr > 0 and batch_size >= 1")
+        if not 0 < self.lowest_price < self.highest_price or self.prices_per_sample < 1 or self.call_price < 0:
+            raise ConfigError(
+                "prices need 0 < lowest_price < highest_price, prices_per_sample >= 1 and call_price >= 0"
+            )
+
+
+class DQNLearner:
+    """Updates a budget or price network from replayed transitions.
+
+    `num_updates` is the length of the run, over which the learning rate falls.
+    """
+
+    def __init__(self, config: DQNConfig, shape: NetworkShape, num_updates: int, seed: int) -> None:
+        self.config, self.num_updates, self.updates = config, num_updates, 0
+        self.rng = np.random.default_rng((seed, 7))
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.network: Network = NETWORKS[config.learner](shape)
+        self.average: Network = copy.deepcopy(self.network).requires_grad_(False)
+        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.lr)
+        self.switcher = NetworkSwitcher(self.average)
+
+    def update(self, replay: Replay) -> dict[str, float]:
+        """Take one optimiser step on a replayed batch; return the losses."""
+        batch = replay.sample(self.config.batch_size, self.rng)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.config.lr * _schedule(self.updates / max(1, self.num_updates))
+        value, disagree = self._losses(batch)
+        self.optimiser.zero_grad()
+        (value + self.config.disagree_weight * disagree).backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        self.optimiser.step()
+        self.updates += 1
+        with torch.no_grad():
+            for slow, fast in zip(self.average.parameters(), self.network.parameters(), strict=True):
+                slow.lerp_(fast, self.config.tau)
+        return {"loss": float(value.detach()), "disagree_loss": float(disagree.detach())}
+
+    def _losses(self, batch: Transitions) -> tuple[Tensor, Tensor]:
+        called = torch.from_numpy(batch.called)
+        agreed = torch.from_numpy(batch.agreed)
+        reward = torch.from_numpy(batch.reward)
+        going = self.config.gamma * torch.from_numpy(~batch.done).float()
+        losses = self._budget_losses if isinstance(self.network, BudgetNetwork) else self._price_losses
+        q, logit, quick, deep = losses(batch, reward, going)
+        # q, quick, deep: (B, R, 2), (B, R), (B, R); what DEEPTHINK said too is a sample of not calling as well
+        as_quick = (~called | agreed)[:, None].expand_as(quick) & torch.isfinite(quick)
+        as_deep = called[:, None].expand_as(deep) & torch.isfinite(deep)
+        mask = torch.stack([as_quick, as_deep], -1)
+        target = torch.stack([quick, deep], -1)
+        value = smooth_l1_loss(q[mask], target[mask], beta=0.3) if mask.any() else q.sum() * 0
+        asked = logit[called]
+        truth = (~agreed[called]).float()
+        return value, binary_cross_entropy_with_logits(asked, truth) if len(asked) else value * 0
+
+    def _budget_losses(self, batch: Transitions, reward: Tensor, going: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return q (B, N+2, 2), the logit, and the targets (B, N+2) of not calling and of calling."""
+        q, logit = self.network(tensors(batch.features))
+        with torch.no_grad():
+            following = tensors(batch.next_features)
+            best = self.network(following)[0].argmax(-1, keepdim=True)
+            value = self.average(following)[0].gather(-1, best)[..., 0]  # (B, N+2)
+            after_call = value.roll(1, 1)
+            after_call[:, -1] = value[:, -1]  # no limit stays no limit
+            quick = reward[:, None] + going[:, None] * value
+            deep = reward[:, None] - self.config.call_price + going[:, None] * after_call
+            deep[:, 0] = torch.nan  # nothing left: can't call
+            if not self.config.relabel:
+                keep = torch.zeros_like(quick, dtype=torch.bool)
+                rows = torch.from_numpy(budget_rows(batch.remaining, self.network.shape.max_calls))
+                keep[torch.arange(len(rows)), rows] = True
+                quick, deep = quick.where(keep, torch.nan), deep.where(keep, torch.nan)
+        return q, logit, quick, deep
+
+    def _price_losses(self, batch: Transitions, reward: Tensor, going: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return q (B, P, 2), the logit, and the targets (B, P) of not calling and of calling."""
+        c = self.config
+        if c.relabel:
+            low, high = math.log(c.lowest_price), math.log(c.highest_price)
+            drawn = np.exp(self.rng.uniform(low, high, (len(batch.reward), c.prices_per_sample)))
+        else:
+            drawn = batch.price[:, None].astype(np.float64)
+        price = torch.from_numpy(drawn).float()
+        q, logit = self.network(tensors(batch.features), price)
+        with torch.no_grad():
+            following = tensors(batch.next_features)
+            best = self.network(following, price)[0].argmax(-1, keepdim=True)
+            value = self.average(following, price)[0].gather(-1, best)[..., 0]  # (B, P)
+            quick = reward[:, None] + going[:, None] * value
+        return q, logit, quick, quick - price
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that goes on changing: networks, optimiser, generator, counter."""
+        return {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "rng": self.rng.bit_generator.state,
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.rng.bit_generator.state = state["rng"]
+        self.updates = state["updates"]
+
+
+def _schedule(done: float) -> float:
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

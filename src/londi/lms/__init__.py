@@ -1,0 +1,49 @@
+"""Language models: the protocol, and `load`, which turns a name into a model."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from londi.config import ModelConfig
+from londi.errors import ModelError
+from londi.lms.base import Decision, LanguageModel
+from londi.lms.cache import CachedLM
+from londi.lms.scripted import ScriptedLM
+
+__all__ = ["CachedLM", "Decision", "LanguageModel", "ScriptedLM", "load"]
+
+
+def load(config: ModelConfig) -> LanguageModel:
+    """Load the language model that a config names; raises `ModelError` where there is none."""
+    kind, _, rest = config.model.partition(":")
+    options = {"mode": config.mode, "max_new_tokens": config.max_new_tokens, "device": config.device}
+    options |= {"dtype": config.dtype, "max_batch": config.max_batch}
+    if kind == "builtin":
+        from londi.lms.builtin import load_builtin
+
+        return load_builtin(rest, **options)
+    if kind == "python":
+        return _load_python(rest)
+    from londi.lms.transformers import TransformersLM
+
+    return TransformersLM(config.model, **options)  # type: ignore[arg-type]
+
+
+def _load_python(where: str) -> LanguageModel:
+    module, _, name = where.partition(":")
+    try:
+        found: Any = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ModelError(f"can't find 'python:{where}' (python:MODULE:NAME): {error}") from error
+    if isinstance(found, LanguageModel) and not isinstance(found, type):
+        return found
+    if not callable(found):
+        raise ModelError(f"'python:{where}' is neither a LanguageModel nor a function")
+    try:
+        made = found()
+    except TypeError:
+        return ScriptedLM(found, name=name)
+    if not isinstance(made, LanguageModel):
+        raise ModelError(f"'python:{where}' returned {type(made).__name__}, no LanguageModel")
+    return made

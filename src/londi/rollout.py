@@ -1,0 +1,115 @@
+"""Many episodes in step: each vector step asks QUICK once for all of them, and DEEPTHINK once for those that call."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from londi.agent import Agent, History
+from londi.budget import Budget
+from londi.encoders import Features
+from londi.envs.base import TextEnv
+from londi.episode import Episode, Step
+from londi.learners.replay import Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One episode to play: its seed, and what governs its calls."""
+
+    seed: int
+    """Decides the environment's episode and, with `stream`, the draws of the policy."""
+    policy: str = ""
+    budget: int | None = None
+    price: float = 0.0
+    random_rate: float | None = None
+    epsilon: float = 0.0
+    stream: int = 0
+
+
+class _Slot:
+    """An environment and the episode that is being played in it."""
+
+    def __init__(self, env: TextEnv) -> None:
+        self.env = env
+
+    def start(self, assignment: Assignment) -> None:
+        self.assignment = assignment
+        observation, info = self.env.reset(seed=assignment.seed)
+        self.goal = str(info["goal"])
+        self.history = History(
+            goal=self.goal,
+            observation=observation,
+            admissible=info["admissible"],
+            max_steps=self.env.max_steps,
+            budget=Budget(assignment.budget),
+            price=assignment.price,
+            rng=np.random.default_rng((assignment.seed, assignment.stream)),
+            random_rate=assignment.random_rate,
+            epsilon=assignment.epsilon,
+        )
+        self.steps: list[Step] = []
+        self.features: list[Features] = []
+        self.agreed: list[bool] = []
+
+    def advance(self, draft: Step, features: Features, agreed: bool) -> bool:
+        """Carry out the action; return whether the episode ended."""
+        observation, reward, terminated, self.truncated, info = self.env.step(draft.action)
+        self.success = bool(info["success"])
+        self.history.see(observation)
+        self.steps.append(dataclasses.replace(draft, reward=float(reward), valid=bool(info["valid"])))
+        self.features.append(features)
+        self.agreed.append(agreed)
+        return terminated or self.truncated
+
+    def finish(self, env_id: str) -> tuple[Episode, Trajectory]:
+        a = self.assignment
+        episode = Episode(
+            env_id, a.seed, self.goal, a.policy, a.budget, a.price, tuple(self.steps), self.success, self.truncated
+        )
+        remaining = [np.inf if step.remaining is None else step.remaining for step in self.steps]
+        trajectory = Trajectory(
+            Features.concatenate(self.features),
+            np.array([step.called for step in self.steps]),
+            np.array(self.agreed),
+            np.array([step.reward for step in self.steps], np.float32),
+            np.array(remaining, np.float32),
+            np.full(len(self.steps), a.price, np.float32),
+        )
+        return episode, trajectory
+
+
+def rollout(
+    envs: Sequence[TextEnv], agent: Agent, assignments: Iterable[Assignment], env_id: str = ""
+) -> Iterator[tuple[Episode, Trajectory]]:
+    """Play the assignments, as many at a time as there are environments; yield episodes as they finish.
+
+    An episode depends on its assignment and the agent alone, not on which environment it is played in or beside
+    which others, as long as the agent's models keep their contract (a batch is what its prompts are singly) and the
+    Switcher is not changed meanwhile. All environments must have the same closed set of actions.
+    """
+    waiting = iter(assignments)
+    idle = [_Slot(env) for env in envs]
+    playing: list[_Slot] = []
+    while True:
+        while idle:
+            assignment = next(waiting, None)
+            if assignment is None:
+                break
+            idle[-1].start(assignment)
+            playing.append(idle.pop())
+        if not playing:
+            return
+        decided = agent.act([slot.history for slot in playing])
+        ended = [
+            slot.advance(decided.drafts[i], decided.features[i : i + 1], bool(decided.agreed[i]))
+            for i, slot in enumerate(playing)
+        ]
+        finished = [slot for slot, over in zip(playing, ended, strict=True) if over]
+        playing = [slot for slot, over in zip(playing, ended, strict=True) if not over]
+        for slot in finished:
+            yield slot.finish(env_id)
+            idle.append(slot)

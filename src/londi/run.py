@@ -1,0 +1,122 @@
+"""A run folder: where an experiment keeps its config, checkpoints, metrics, episodes and results."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import platform
+import sys
+import zipfile
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from londi import config
+from londi.config import Experiment
+from londi.errors import CheckpointError, RunError
+
+if TYPE_CHECKING:
+    from londi.switchers.network import NetworkSwitcher
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder at `path`; `open` checks it, `create` makes it."""
+
+    path: Path
+    experiment: Experiment
+
+    @classmethod
+    def create(cls, path: Path, experiment: Experiment) -> Run:
+        """Make the folder and write the resolved config and the environment; raises `RunError` if it can't."""
+        try:
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            (path / "episodes").mkdir(exist_ok=True)
+        except OSError as error:
+            raise RunError(f"can't make the run folder {path}: {error.strerror}") from error
+        write_text(path / "config.toml", config.dump(experiment))
+        write_text(path / "environment.json", json.dumps(describe_machine(), indent=2) + "\n")
+        return cls(path, experiment)
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """Open a run folder; raises `RunError` where it is none, or another version's."""
+        if not (path / "config.toml").is_file() or not (path / "environment.json").is_file():
+            raise RunError(f"{path} is no run folder: `londi train EXPERIMENT.toml` makes one")
+        try:
+            schema = json.loads((path / "environment.json").read_text(encoding="utf-8")).get("schema")
+        except (json.JSONDecodeError, AttributeError) as error:
+            raise RunError(f"{path / 'environment.json'} is damaged: train again into another folder") from error
+        if schema != SCHEMA:
+            raise RunError(f"{path} was made by another version of londi (schema {schema}, this is {SCHEMA}): train again")
+        return cls(path, config.load(path / "config.toml"))
+
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint from which training goes on."""
+        return self.path / "checkpoints" / "last.pt"
+
+    def policy(self, learner: str) -> Path:
+        """The policy file of a learner, which evaluation, `watch` and the gateway load."""
+        return self.path / "checkpoints" / f"{learner}.pt"
+
+    def load_switchers(self) -> dict[str, NetworkSwitcher]:
+        """Return the learned Switchers by learner; raises `RunError` where there are none yet."""
+        from londi.switchers.network import NetworkSwitcher
+
+        found = {}
+        for learner in self.experiment.train.learners:
+            path = self.policy(learner)
+            if not path.is_file():
+                raise RunError(f"{self.path} holds no trained Switcher: `londi train` it first")
+            state = load_checkpoint(path)
+            try:
+                found[learner] = NetworkSwitcher.from_state(state["switcher"])
+            except (KeyError, TypeError, RuntimeError) as error:
+                raise CheckpointError(f"{path} is damaged: train again") from error
+        return found
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint as a whole or not at all."""
+    import torch
+
+    part = path.with_suffix(".part")
+    torch.save({"schema": SCHEMA, **state}, part)
+    part.replace(path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; raises `CheckpointError` where it is cut off or another version's."""
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged (cut off?): delete it and train again") from error
+    if not isinstance(state, dict) or state.get("schema") != SCHEMA:
+        raise CheckpointError(f"{path} was written by another version of londi: train again into another folder")
+    return state
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return versions and machine, for `environment.json`."""
+    packages = {}
+    for name in ("londi", "torch", "transformers", "tokenizers", "gymnasium", "minigrid", "numpy"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    machine = {"system": platform.system(), "processor": platform.machine(), "cpus": os.cpu_count()}
+    return {"schema": SCHEMA, "python": sys.version.split()[0], "packages": packages, "machine": machine}

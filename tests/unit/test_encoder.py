@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from londi.encoders import ENTROPY, MARGIN, Features, Moment, TextEncoder
+from londi.encoders.text import NUM_OPEN_ACTIONS
+from londi.errors import ConfigError
+from londi.lms.base import Decision
+from londi.usage import Usage
+
+ACTIONS = ("left", "right", "forward")
+PROMPTS = (
+    "goal: go to the red ball\nlast: none\nobs: You see a wall 2 steps left. You see a red ball 1 step forward.\nact:",
+    "goal: pick up the key\nlast: left, right\nobs: You carry a blue key.\nact:",
+    "goal: wait\nlast: none\nobs: \nact:",
+)
+
+
+def decision(p: tuple[float, ...] | None = (0.5, 0.25, 0.25), action: str = "left", **rest: Any) -> Decision:
+    logprobs = None if p is None else tuple(math.log(x) for x in p)
+    return Decision(action, Usage(1), logprobs, **rest)
+
+
+def moment(**changes: Any) -> Moment:
+    return Moment(
+        **{"step": 0, "max_steps": 64, "actions": (), "times_seen": 0, "called_last": False} | changes
+    )
+
+
+def encode(encoder: TextEncoder, prompt: str) -> Features:
+    return encoder.encode([prompt], [decision()], [moment()], ACTIONS)
+
+
+def dense(
+    decision_: Decision, moment_: Moment, admissible: tuple[str, ...] | None = ACTIONS, **sizes: int
+) -> NDArray[np.float32]:
+    return TextEncoder(**sizes).encode(["goal: g"], [decision_], [moment_], admissible).dense[0]
+
+
+def equal(a: Features, b: Features) -> bool:
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("text", "fields", "dense"))
+
+
+def test_a_batch_is_its_singles() -> None:
+    hidden = np.random.default_rng(0).standard_normal((3, 48)).astype(np.float32)
+    decisions = [
+        decision(hidden=hidden[0]),
+        decision((0.1, 0.1, 0.8), "forward", hidden=hidden[1]),
+        decision((0.2, 0.6, 0.2), "right", hidden=hidden[2]),
+    ]
+    moments = [moment(), moment(step=5, actions=("left", "forward"), times_seen=2), moment(step=63, called_last=True)]
+    batch = TextEncoder().encode(PROMPTS, decisions, moments, ACTIONS)
+    singles = [
+        TextEncoder().encode([PROMPTS[i]], [decisions[i]], [moments[i]], ACTIONS) for i in range(3)
+    ]
+    assert equal(batch, Features.concatenate(singles))
+    assert all(equal(batch[i : i + 1], singles[i]) for i in range(3))
+    assert len({row.tobytes() for row in batch.text}) == 3, "different prompts look different"
+    assert len({row.tobytes() for row in batch.dense}) == 3
+
+
+def test_one_encoder_gives_the_same_twice() -> None:
+    encoder = TextEncoder()
+    first = encode(encoder, PROMPTS[0])
+    first.text[:] = 0  # what a caller does to its features must not reach the next call
+    assert equal(encode(encoder, PROMPTS[0]), encode(TextEncoder(), PROMPTS[0]))
+
+
+def test_clauses_know_their_line() -> None:
+    features = encode(TextEncoder(), PROMPTS[0])
+    assert features.fields[0, :6].tolist() == [1, 2, 3, 3, 4, 0]
+    assert (features.text[0, :5].any(1)).all()
+    assert not features.text[0, 5:].any()
+
+
+def test_the_same_words_hash_the_same_wherever_they_stand() -> None:
+    encoder = TextEncoder()
+    one = encode(encoder, "goal: g\nA red ball.").text[0]
+    other = encode(encoder, "goal: g\nsome key. a RED ball.").text[0]
+    assert np.array_equal(one[1], other[2])
+    assert not np.array_equal(one[1], other[1])
+
+
+def test_truncation_keeps_the_first_line_and_the_latest_clauses() -> None:
+    full = TextEncoder(clauses=20)
+    short = TextEncoder(clauses=4)
+    prompt = "first, second\nold one. old two. new one. new two."
+    everything, kept = encode(full, prompt), encode(short, prompt)
+    assert everything.fields[0, :6].tolist() == [1, 1, 2, 2, 2, 2]
+    assert np.array_equal(kept.text[0], everything.text[0, [0, 1, 4, 5]])
+    assert kept.fields[0].tolist() == [1, 1, 2, 2]
+
+
+def test_a_first_line_that_fills_everything() -> None:
+    kept = encode(TextEncoder(clauses=2), "one, two, three\nlater")
+    assert kept.fields[0].tolist() == [1, 1]
+    assert np.array_equal(kept.text[0], encode(TextEncoder(), "one, two").text[0, :2])
+
+
+def test_long_clauses_lose_their_longest_grams_first() -> None:
+    words = "a b c d e f g h"
+    wide = encode(TextEncoder(ngrams=36), words).text[0, 0]
+    narrow = encode(TextEncoder(ngrams=5), words).text[0, 0]
+    assert np.array_equal(narrow, wide[:5])
+    assert np.count_nonzero(wide) == 3 * 8 - 3
+
+
+def test_hashes_fit_the_buckets() -> None:
+    text = encode(TextEncoder(buckets=7), PROMPTS[0]).text
+    assert 0 < text.max() < 7
+    assert text.min() == 0
+
+
+def test_entropy_and_margin() -> None:
+    row = dense(decision((0.5, 0.25, 0.25)), moment())
+    assert row[ENTROPY] == pytest.approx(1.5 * math.log(2))
+    assert row[MARGIN] == pytest.approx(0.25)
+    sure = dense(decision((1.0, 1e-9, 1e-9)), moment())
+    assert sure[ENTROPY] == pytest.approx(0, abs=1e-6)
+    assert sure[MARGIN] == pytest.approx(1)
+
+
+def test_looping() -> None:
+    """A text that came before is flagged, and how often is told apart."""
+    rows = [dense(decision(), moment(times_seen=n)) for n in range(5)]
+    changed = [set(np.flatnonzero(row != rows[0]).tolist()) for row in rows]
+    assert changed[0] == set()
+    (flag,) = changed[1] & {i for i in range(len(rows[1])) if rows[1][i] == 1 and rows[0][i] == 0}
+    assert [row[flag] for row in rows] == [0, 1, 1, 1, 1]
+    assert not np.array_equal(rows[1], rows[2])
+    assert np.array_equal(rows[3], rows[4]), "more than three times is as stuck as three times"
+
+
+def test_the_moment_shows() -> None:
+    base = dense(decision(), moment(step=4))
+    for other in (moment(step=5), moment(step=4, called_last=True), moment(step=4, actions=("left",))):
+        assert not np.array_equal(base, dense(decision(), other))
+
+
+def test_closed_actions_have_their_own_columns() -> None:
+    row = dense(decision((0.5, 0.25, 0.25), "right"), moment(actions=("right", "forward", "left")))
+    assert row[7:10].tolist() == pytest.approx([0.5, 0.25, 0.25])
+    assert row[10:13].tolist() == [0, 1, 0], "QUICK's action"
+    assert row[13:16].tolist() == [1, 0, 0], "the last action"
+    assert row[16:19].tolist() == [0, 1 - 1, 1], "the one before"
+
+
+def test_probabilities_follow_the_actions_and_not_their_size() -> None:
+    one = dense(decision((0.7, 0.2, 0.1)), moment())
+    other = dense(decision((0.2, 0.7, 0.1)), moment())
+    assert not np.array_equal(one, other)
+    assert one[ENTROPY] == pytest.approx(other[ENTROPY])
+
+
+def test_open_action_sets() -> None:
+    encoder = TextEncoder()
+    free = decision(None, "open the small door")
+    features = encoder.encode(["goal: g"], [free], [moment(actions=("look", "wait"))], None)
+    assert features.dense.shape == (1, encoder.num_dense(None))
+    row = features.dense[0]
+    assert row[ENTROPY] == row[MARGIN] == 0
+    slots = row[7 : 7 + 4 * NUM_OPEN_ACTIONS].reshape(4, NUM_OPEN_ACTIONS)
+    assert slots.sum(1).tolist() == [0, 1, 1, 1]
+    other = encoder.encode(["goal: g"], [decision(None, "go home")], [moment(actions=("look", "wait"))], None)
+    assert not np.array_equal(features.dense, other.dense)
+
+
+def test_open_actions_with_scores_are_sorted() -> None:
+    encoder = TextEncoder()
+    scored = encoder.encode(["goal: g"], [decision((0.2, 0.5, 0.3))], [moment()], None).dense[0]
+    assert scored[7:10].tolist() == pytest.approx([0.5, 0.3, 0.2])
+    many = decision(tuple([1 / 40] * 40))
+    assert np.count_nonzero(encoder.encode(["g"], [many], [moment()], None).dense[0, 7:23]) == NUM_OPEN_ACTIONS
+
+
+def test_an_action_outside_the_closed_set_is_encoded_not_refused() -> None:
+    row = dense(decision(None, "sing"), moment())
+    assert row[10:13].sum() == 1
+
+
+@pytest.mark.parametrize("width", [8, 16, 64, 1000])
+def test_hidden_states_of_any_width(width: int) -> None:
+    rng = np.random.default_rng(3)
+    encoder = TextEncoder(hidden=16)
+    states = rng.standard_normal((2, width)).astype(np.float32)
+    rows = [dense(decision(hidden=state), moment(), hidden=16)[-16:] for state in states]
+    assert all(row.shape == (16,) for row in rows)
+    assert encoder.num_dense(3) == 7 + 4 * 3 + 16
+    assert not np.allclose(rows[0], rows[1])
+    scaled = dense(decision(hidden=1000 * states[0]), moment(), hidden=16)[-16:]
+    np.testing.assert_allclose(scaled, rows[0], rtol=1e-3), "the scale of a model's hidden state does not matter"
+    assert 0.1 < np.sqrt(np.mean(rows[0][: min(width, 16)] ** 2)) < 3
+    if width <= 16:
+        assert not rows[0][width:].any()
+
+
+def test_the_projection_keeps_distances_in_order() -> None:
+    rng = np.random.default_rng(5)
+    base = rng.standard_normal(512).astype(np.float32)
+    near = base + 0.05 * rng.standard_normal(512).astype(np.float32)
+    far = rng.standard_normal(512).astype(np.float32)
+    a, b, c = (dense(decision(hidden=h), moment())[-32:] for h in (base, near, far))
+    assert np.linalg.norm(a - b) < np.linalg.norm(a - c) / 3
+
+
+def test_no_hidden_columns() -> None:
+    wide = dense(decision(hidden=np.ones(50, np.float32)), moment(), hidden=0)
+    assert wide.shape == (7 + 4 * 3,)
+    assert not dense(decision(), moment())[-32:].any()
+
+
+@pytest.mark.parametrize("sizes", [{"clauses": 0}, {"ngrams": 0}, {"buckets": 1}, {"buckets": 40_000}, {"hidden": -1}])
+def test_bad_sizes(sizes: dict[str, int]) -> None:
+    with pytest.raises(ConfigError):
+        TextEncoder(**sizes)
+
+
+def test_an_empty_batch() -> None:
+    encoder = TextEncoder()
+    features = encoder.encode([], [], [], ACTIONS)
+    assert len(features) == 0
+    assert features.dense.shape == (0, encoder.num_dense(3))
