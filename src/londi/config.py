@@ -155,10 +155,8 @@ class Experiment:
         _check(self)
 
 
-_ADAPTER: TypeAdapter[Experiment]
-for _part in (EnvConfig, ModelConfig, SwitcherConfig, TrainConfig, EvaluateConfig, Experiment):
-    _part.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
-PromptTemplate.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+for _part in (PromptTemplate, EnvConfig, ModelConfig, SwitcherConfig, TrainConfig, EvaluateConfig, Experiment):
+    setattr(_part, "__pydantic_config__", ConfigDict(extra="forbid"))  # noqa: B010
 _ADAPTER = TypeAdapter(Experiment)
 
 
@@ -231,7 +229,12 @@ def _first_line(error: ValidationError) -> str:
 
 
 def _fields(where: list[str]) -> list[str]:
-    kinds: dict[str, type] = {"env": EnvConfig, "quick": ModelConfig, "deepthink": ModelConfig, "prompt": PromptTemplate}
+    kinds: dict[str, type] = {
+        "env": EnvConfig,
+        "quick": ModelConfig,
+        "deepthink": ModelConfig,
+        "prompt": PromptTemplate,
+    }
     kinds |= {"switcher": SwitcherConfig, "train": TrainConfig, "evaluate": EvaluateConfig}
     kind: Any = kinds.get(where[-1], Experiment) if where else Experiment
     return [f.name for f in dataclasses.fields(kind)]

@@ -159,7 +159,9 @@ def _measure(
     progress: Callable[[int], None],
 ) -> tuple[list[dict[str, Any]], dict[str, list[Episode]]]:
     jobs = [
-        _Job(run.path, first_seed + i, min(CHUNK, count - i), tuple(policies), keep if i < KEPT_EPISODES else frozenset())
+        _Job(
+            run.path, first_seed + i, min(CHUNK, count - i), tuple(policies), keep if i < KEPT_EPISODES else frozenset()
+        )
         for i in range(0, count, CHUNK)
     ]
     outcomes: dict[str, list[Outcome]] = {policy.name: [] for policy in policies}

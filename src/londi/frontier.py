@@ -117,9 +117,7 @@ def apgr(rows: Sequence[Mapping[str, Any]], kind: str) -> float | None:
 
 def cpt(rows: Sequence[Mapping[str, Any]], share: float, kinds: Sequence[str] = LEARNED) -> float | None:
     """Call-performance threshold (RouteLLM, sec. 3): the smallest share of calls that closes `share` of the gap."""
-    reached = [
-        calls for kind in kinds for calls, gap in gaps(rows, kind) or [] if gap >= share - 1e-12
-    ]
+    reached = [calls for kind in kinds for calls, gap in gaps(rows, kind) or [] if gap >= share - 1e-12]
     return min(reached) if reached else None
 
 

@@ -52,7 +52,9 @@ class Run:
         except (json.JSONDecodeError, AttributeError) as error:
             raise RunError(f"{path / 'environment.json'} is damaged: train again into another folder") from error
         if schema != SCHEMA:
-            raise RunError(f"{path} was made by another version of londi (schema {schema}, this is {SCHEMA}): train again")
+            raise RunError(
+                f"{path} was made by another version of londi (schema {schema}, this is {SCHEMA}): train again"
+            )
         return cls(path, config.load(path / "config.toml"))
 
     @property
@@ -68,7 +70,7 @@ class Run:
         """Return the learned Switchers by learner; raises `RunError` where there are none yet."""
         from londi.switchers.network import NetworkSwitcher
 
-        found = {}
+        found: dict[str, NetworkSwitcher] = {}
         for learner in self.experiment.train.learners:
             path = self.policy(learner)
             if not path.is_file():
@@ -107,7 +109,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a file as a whole or not at all."""
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    part.replace(path)
 
 
 def describe_machine() -> dict[str, Any]:

@@ -78,9 +78,7 @@ def make_learners(experiment: Experiment, encoder: TextEncoder, env: TextEnv) ->
     """Make one learner for each of `train.learners`."""
     t, s = experiment.train, experiment.switcher
     actions = None if env.admissible is None else len(env.admissible)
-    shape = NetworkShape(
-        encoder.num_dense(actions), s.buckets, reader=s.reader, width=s.width, max_calls=t.max_calls
-    )
+    shape = NetworkShape(encoder.num_dense(actions), s.buckets, reader=s.reader, width=s.width, max_calls=t.max_calls)
     settings: dict[str, Any] = {"gamma": t.gamma, "batch_size": t.batch_size, "lr": t.lr, "tau": t.tau}
     settings |= {"call_price": t.call_price, "lowest_price": t.lowest_price, "highest_price": t.highest_price}
     num_updates = max(1, int(t.updates_per_step * (t.num_steps - t.warmup_steps)))
@@ -201,7 +199,9 @@ class Trainer:
             replay["columns"] = {name: column.numpy() for name, column in replay["columns"].items()}
             self.replay.restore(replay)
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
-            raise CheckpointError(f"{self.run.checkpoint} does not fit this experiment: train into another folder") from error
+            raise CheckpointError(
+                f"{self.run.checkpoint} does not fit this experiment: train into another folder"
+            ) from error
 
 
 def prepare(path: Path, experiment: Experiment) -> Trainer:

@@ -137,9 +137,14 @@ def test_an_exception_after_the_call_keeps_it_charged() -> None:
     budget = Budget(1)
     reservation = budget.reserve()
     assert reservation is not None
-    with pytest.raises(RuntimeError), reservation:
-        reservation.settle()
-        raise RuntimeError
+
+    def call() -> None:
+        with reservation:
+            reservation.settle()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        call()
     assert (budget.remaining, budget.spent) == (0, 1)
 
 

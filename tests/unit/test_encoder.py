@@ -27,9 +27,7 @@ def decision(p: tuple[float, ...] | None = (0.5, 0.25, 0.25), action: str = "lef
 
 
 def moment(**changes: Any) -> Moment:
-    return Moment(
-        **{"step": 0, "max_steps": 64, "actions": (), "times_seen": 0, "called_last": False} | changes
-    )
+    return Moment(**{"step": 0, "max_steps": 64, "actions": (), "times_seen": 0, "called_last": False} | changes)
 
 
 def encode(encoder: TextEncoder, prompt: str) -> Features:
@@ -55,9 +53,7 @@ def test_a_batch_is_its_singles() -> None:
     ]
     moments = [moment(), moment(step=5, actions=("left", "forward"), times_seen=2), moment(step=63, called_last=True)]
     batch = TextEncoder().encode(PROMPTS, decisions, moments, ACTIONS)
-    singles = [
-        TextEncoder().encode([PROMPTS[i]], [decisions[i]], [moments[i]], ACTIONS) for i in range(3)
-    ]
+    singles = [TextEncoder().encode([PROMPTS[i]], [decisions[i]], [moments[i]], ACTIONS) for i in range(3)]
     assert equal(batch, Features.concatenate(singles))
     assert all(equal(batch[i : i + 1], singles[i]) for i in range(3))
     assert len({row.tobytes() for row in batch.text}) == 3, "different prompts look different"

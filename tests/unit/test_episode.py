@@ -59,7 +59,9 @@ def test_round_trip(tmp_path: Path) -> None:
     episodes = [
         make_episode(),
         make_episode(budget=None, steps=(make_step(advantage=float("nan"), remaining=None, probabilities=()),)),
-        make_episode(goal='put the "box"\nnext to the ключ \u2028', steps=(), success=False, truncated=True, price=0.03),
+        make_episode(
+            goal='put the "box"\nnext to the ключ \u2028', steps=(), success=False, truncated=True, price=0.03
+        ),
     ]
     path = tmp_path / "episodes.jsonl"
     write_episodes(path, episodes)

@@ -48,6 +48,8 @@ class Demonstration:
 class ReadableBot(BabyAIBot):  # type: ignore[misc]
     """The BabyAI bot, planning only on what the text shows (see the module's docstring)."""
 
+    stack: list[Any]
+
     def _process_instr(self, instr: Any) -> None:
         if isinstance(instr, OpenInstr) and any(door.is_locked for door in instr.desc.obj_set):
             key = ObjDesc("key", instr.desc.color)
@@ -74,12 +76,10 @@ _GOALS = {
 
 def _wish(goal: str, carried: str | None) -> tuple[str, str]:
     """Return (verb, object wanted now) from the goal and what is carried, e.g. ("get", "red ball")."""
-    for pattern, kind in _GOALS.items():
-        match = pattern.match(goal)
-        if match:
-            break
-    else:
+    matches = [(kind, match) for pattern, kind in _GOALS.items() if (match := pattern.match(goal))]
+    if not matches:
         raise ValueError(f"no thought is known for the goal '{goal}'")
+    kind, match = matches[0]
     first, second = match.group(1), match.groups()[-1]
     if kind == "go to":
         return "reach", first
@@ -171,5 +171,3 @@ def _map(jobs: list[Any], processes: int) -> Iterator[list[Demonstration]]:
         return
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         yield from pool.map(_play_many, jobs)
-
-

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import string
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 from gymnasium.spaces import Text
@@ -24,7 +24,7 @@ class TextEnv(gymnasium.Env[str, str]):
     and changes nothing). Reaching `max_steps` truncates. After the end `step` raises `EpisodeOverError`.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  (declared so by Gymnasium)
     admissible: tuple[str, ...] | None = None
     """The closed set of actions, the same in every state; None where the action is free text."""
 

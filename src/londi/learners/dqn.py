@@ -25,7 +25,15 @@ from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss
 
 from londi.errors import ConfigError
 from londi.learners.replay import Replay, Transitions
-from londi.switchers.network import NETWORKS, BudgetNetwork, Network, NetworkShape, NetworkSwitcher, budget_rows, tensors
+from londi.switchers.network import (
+    NETWORKS,
+    BudgetNetwork,
+    Network,
+    NetworkShape,
+    NetworkSwitcher,
+    budget_rows,
+    tensors,
+)
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,7 @@ class DQNLearner:
             torch.manual_seed(seed)
             self.network: Network = NETWORKS[config.learner](shape)
         self.average: Network = copy.deepcopy(self.network).requires_grad_(False)
-        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.lr)
+        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.lr, fused=True)
         self.switcher = NetworkSwitcher(self.average)
 
     def update(self, replay: Replay) -> dict[str, float]:
@@ -113,7 +121,9 @@ class DQNLearner:
         truth = (~agreed[called]).float()
         return value, binary_cross_entropy_with_logits(asked, truth) if len(asked) else value * 0
 
-    def _budget_losses(self, batch: Transitions, reward: Tensor, going: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _budget_losses(
+        self, batch: Transitions, reward: Tensor, going: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return q (B, N+2, 2), the logit, and the targets (B, N+2) of not calling and of calling."""
         q, logit = self.network(tensors(batch.features))
         with torch.no_grad():

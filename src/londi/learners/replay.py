@@ -65,7 +65,12 @@ class Replay:
         done = np.zeros(steps, bool)
         done[-1] = True
         f = trajectory.features
-        parts = {"text": f.text, "fields": f.fields, "dense": f.dense, "called": trajectory.called}
+        parts: dict[str, NDArray[Any]] = {
+            "text": f.text,
+            "fields": f.fields,
+            "dense": f.dense,
+            "called": trajectory.called,
+        }
         parts |= {"agreed": trajectory.agreed, "reward": trajectory.reward, "done": done}
         parts |= {"remaining": trajectory.remaining, "price": trajectory.price}
         if not self._columns:

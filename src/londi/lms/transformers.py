@@ -151,7 +151,8 @@ class TransformersLM:
             position_ids=(mask.cumsum(1) - 1).clamp(min=0),
             logits_to_keep=len(ids),
         ).logits  # (B, n, V)
-        return logits[:, :-1].log_softmax(-1).gather(2, tail[:, 1:, None]).sum((1, 2))
+        each: Tensor = logits[:, :-1].log_softmax(-1).gather(2, tail[:, 1:, None])
+        return each.sum((1, 2))
 
     def _score_seq2seq(self, inputs: Any, answers: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Return (B, K) summed log-probabilities (end of text included) and (B, d) encoder states, averaged."""

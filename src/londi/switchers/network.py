@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -47,6 +47,21 @@ class NetworkShape:
             raise ConfigError("the network needs reader >= 0 and divisible by heads, width >= 1 and max_calls >= 1")
 
 
+class Phi(NamedTuple):
+    """Features as tensors, each distinct clause once."""
+
+    text: Tensor
+    """(U, W) n-grams of the distinct clauses, and..."""
+    lines: Tensor
+    """...(U,) the lines they stand in."""
+    which: Tensor
+    """(B, C) which of them stands where."""
+    fields: Tensor
+    """(B, C) the line of each clause, 0 where there is none."""
+    dense: Tensor
+    """(B, D)."""
+
+
 class TextReader(nn.Module):
     """Reads the clauses of the prompt, attending from the first line (the goal) and QUICK's state to all others."""
 
@@ -55,7 +70,7 @@ class TextReader(nn.Module):
         d, self.heads = shape.reader, shape.heads
         self.grams = nn.EmbeddingBag(shape.buckets, d, mode="sum", padding_idx=0)
         self.fields = nn.Embedding(NUM_FIELDS, d, padding_idx=0)
-        nn.init.normal_(self.grams.weight, std=d**-0.5)
+        nn.init.normal_(self.grams.weight, std=0.2 * d**-0.5)  # small, so that what is learned soon outweighs it
         nn.init.normal_(self.fields.weight, std=0.1 * d**-0.5)
         self.norm = nn.LayerNorm(d)
         self.query = nn.Linear(d, d, bias=False)
@@ -65,21 +80,21 @@ class TextReader(nn.Module):
             nn.init.eye_(layer.weight)
         self.sharpness = nn.Parameter(torch.tensor(2.0))
 
-    def forward(self, text: Tensor, fields: Tensor) -> Tensor:
-        """Read `text` (B, C, W) and `fields` (B, C); return (B, 3 d)."""
-        batch, clauses, width = text.shape
-        words = self.grams(text.reshape(batch * clauses, width)).view(batch, clauses, -1)  # (B, C, d)
-        states = self.norm(words + self.fields(fields))
-        real, first = (fields > 0)[..., None], (fields == 1)[..., None]
-        goal = (states * first).sum(1) / first.sum(1).clamp(min=1)  # (B, d)
-        everything = (states * real).sum(1) / real.sum(1).clamp(min=1)
-        q = self.query(goal).view(batch, self.heads, -1)  # (B, h, d/h)
-        k = self.key(states).view(batch, clauses, self.heads, -1)
-        v = self.value(states).view(batch, clauses, self.heads, -1)
-        scores = self.sharpness * torch.einsum("bhd,bchd->bhc", q, k) / math.sqrt(q.shape[-1])
-        hidden = (~real | first)[:, None, :, 0]
-        weights = scores.masked_fill(hidden, -1e9).softmax(-1)
-        read = torch.einsum("bhc,bchd->bhd", weights, v).flatten(1)  # (B, d)
+    def forward(self, phi: Phi) -> Tensor:
+        """Return (B, 3 d): what attention reads, the goal, and the mean of all clauses."""
+        (batch, clauses), size = phi.which.shape, self.key.out_features // self.heads
+        states = self.norm(self.grams(phi.text) + self.fields(phi.lines))  # (U, d)
+        real, first = (phi.fields > 0).float(), (phi.fields == 1).float()  # (B, C)
+        here = states[phi.which]  # (B, C, d)
+        goal = torch.bmm((first / first.sum(1, keepdim=True).clamp(min=1))[:, None], here)[:, 0]
+        everything = torch.bmm((real / real.sum(1, keepdim=True).clamp(min=1))[:, None], here)[:, 0]
+        q = self.query(goal).view(batch, 1, self.heads, size)
+        k = self.key(states)[phi.which].view(batch, clauses, self.heads, size)
+        v = self.value(states)[phi.which].view(batch, clauses, self.heads, size)
+        scores = self.sharpness / math.sqrt(size) * (q * k).sum(-1)  # (B, C, h)
+        hidden = (real - first == 0)[..., None]
+        weights = scores.masked_fill(hidden, -1e9).softmax(1)
+        read = (weights[..., None] * v).sum(1).flatten(1)  # (B, d)
         return torch.cat([read, goal, everything], 1)
 
 
@@ -94,9 +109,9 @@ class Trunk(nn.Module):
             nn.Linear(inputs, shape.width), nn.ReLU(), nn.Linear(shape.width, shape.width), nn.ReLU()
         )
 
-    def forward(self, text: Tensor, fields: Tensor, dense: Tensor) -> Tensor:
+    def forward(self, phi: Phi) -> Tensor:
         """Return (B, width)."""
-        parts = [dense] if self.reader is None else [dense, self.reader(text, fields)]
+        parts = [phi.dense] if self.reader is None else [phi.dense, self.reader(phi)]
         return self.layers(torch.cat(parts, 1))  # type: ignore[no-any-return]
 
 
@@ -112,9 +127,9 @@ class BudgetNetwork(nn.Module):
         self.head = nn.Linear(shape.width, 2 * (shape.max_calls + 2))
         self.disagree = nn.Linear(shape.width, 1)
 
-    def forward(self, phi: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(self, phi: Phi) -> tuple[Tensor, Tensor]:
         """Return Q (B, N + 2, 2), with Q[0, 1] = -inf, and the logit (B,) that DEEPTHINK would act otherwise."""
-        hidden = self.trunk(*phi)
+        hidden = self.trunk(phi)
         middle, half = self.head(hidden).view(len(hidden), -1, 2).unbind(-1)
         q = torch.stack([middle - half, middle + half], -1)
         mask = torch.zeros_like(q)
@@ -143,9 +158,9 @@ class PriceNetwork(nn.Module):
         step = (self.HIGHEST - self.LOWEST) / (self.BASES - 1)
         return torch.cat([log / 5, torch.exp(-0.5 * ((log - centres) / step) ** 2)], -1)
 
-    def forward(self, phi: tuple[Tensor, Tensor, Tensor], price: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, phi: Phi, price: Tensor) -> tuple[Tensor, Tensor]:
         """Return Q (B, P, 2) for `price` (B, P), and the logit (B,) that DEEPTHINK would act otherwise."""
-        hidden = self.trunk(*phi)
+        hidden = self.trunk(phi)
         wide = hidden[:, None].expand(-1, price.shape[1], -1)
         mixed = torch.relu(self.mix(torch.cat([wide, self._embed(price)], -1)))
         middle, half = self.head(mixed).unbind(-1)
@@ -156,11 +171,22 @@ Network = BudgetNetwork | PriceNetwork
 NETWORKS: dict[Kind, Callable[[NetworkShape], Network]] = {"budget": BudgetNetwork, "price": PriceNetwork}
 
 
-def tensors(features: Features, device: str | torch.device = "cpu") -> tuple[Tensor, Tensor, Tensor]:
-    """Return text, fields and dense as tensors."""
-    return (
-        torch.from_numpy(features.text.astype(np.int32)).to(device),
-        torch.from_numpy(features.fields.astype(np.int32)).to(device),
+_MIX = np.random.default_rng(0).integers(1, 2**62, size=1024, dtype=np.int64) | 1
+
+
+def tensors(features: Features, device: str | torch.device = "cpu") -> Phi:
+    """Return features as tensors; clauses that occur more than once are kept once."""
+    batch, clauses, width = features.text.shape
+    rows = features.text.reshape(batch * clauses, width)
+    lines = features.fields.reshape(-1)
+    used = max(1, int((rows != 0).any(0).sum()))
+    keys = (rows[:, :used].astype(np.int64) * _MIX[np.arange(used) % len(_MIX)]).sum(1) + lines
+    _, first, which = np.unique(keys, return_index=True, return_inverse=True)
+    return Phi(
+        torch.from_numpy(rows[first, :used].astype(np.int64)).to(device),
+        torch.from_numpy(lines[first].astype(np.int64)).to(device),
+        torch.from_numpy(which.reshape(batch, clauses)).to(device),
+        torch.from_numpy(features.fields.astype(np.int64)).to(device),
         torch.from_numpy(features.dense).to(device),
     )
 
@@ -201,5 +227,3 @@ class NetworkSwitcher:
         network = NETWORKS[state["kind"]](NetworkShape(**state["shape"]))
         network.load_state_dict(state["weights"])
         return cls(network)
-
-

@@ -1,0 +1,68 @@
+"""Benchmarks: ratios, both sides measured in one run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+from londi import lms
+from londi.agent import Agent
+from londi.config import Experiment
+from londi.rollout import Assignment, rollout
+from londi.run import describe_machine
+from londi.switchers import RandomRate
+from londi.train import make_encoder, make_envs
+
+SCHEMA = 1
+
+
+def bench_rollout(
+    experiment: Experiment,
+    num_envs: int = 32,
+    episodes: int = 128,
+    rounds: int = 5,
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, Any]:
+    """Environment steps per second with `num_envs` in step against one at a time, same code, same episodes.
+
+    Half of the steps call DEEPTHINK. The two sides take turns; the medians of `rounds` are compared.
+    """
+    quick, deepthink = lms.load(experiment.quick), lms.load(experiment.deepthink)
+    agent = Agent(quick, deepthink, make_encoder(experiment), RandomRate(0.5), experiment.env.prompt)
+    envs = make_envs(experiment, num_envs)
+
+    def speed(count: int, first: int, played: int) -> float:
+        jobs = [Assignment(first + i) for i in range(played)]
+        start = time.perf_counter()
+        steps = sum(len(episode.steps) for episode, _ in rollout(envs[:count], agent, jobs))
+        return steps / (time.perf_counter() - start)
+
+    speed(num_envs, 0, num_envs)
+    ours, single = [], []
+    for i in range(rounds):
+        ours.append(speed(num_envs, 1_000 * i, episodes))
+        single.append(speed(1, 1_000 * i, max(4, episodes // 8)))
+        progress(i + 1)
+    row = {"case": f"{num_envs} environments in step", "ours": median(ours), "reference": median(single)}
+    row |= {"ratio": median(ours) / median(single), "unit": "environment steps per second"}
+    return {"schema": SCHEMA, "bench": "rollout", "machine": describe_machine(), "rows": [row]}
+
+
+def measure_model(experiment: Experiment, model: lms.LanguageModel, episodes: int, first_seed: int) -> dict[str, Any]:
+    """Play one language model alone; return success and cost per decision."""
+    from londi import frontier
+    from londi.switchers import Never
+
+    agent = Agent(model, model, make_encoder(experiment), Never(), experiment.env.prompt)
+    jobs = [Assignment(first_seed + i) for i in range(episodes)]
+    played = [episode for episode, _ in rollout(make_envs(experiment, 32), agent, jobs)]
+    successes, steps = sum(e.success for e in played), sum(len(e.steps) for e in played)
+    low, high = frontier.wilson(successes, episodes)
+    return {
+        "success": {"mean": successes / episodes, "low": low, "high": high},
+        "steps": steps / episodes,
+        "flops_per_decision": sum(e.usage.flops for e in played) / steps,
+        "tokens_per_decision": sum(e.usage.tokens for e in played) / steps,
+    }

@@ -1,0 +1,64 @@
+"""Several training seeds of one experiment: mean and standard deviation of what each run measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from londi.errors import RunError
+from londi.frontier import SCHEMA, find
+
+
+def _read(run: Path) -> dict[str, Any]:
+    path = run / "frontier.json"
+    if not path.is_file():
+        raise RunError(f"no {path}: run `londi evaluate {run}` first")
+    try:
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise RunError(f"{path} is damaged: run `londi evaluate {run}` again") from error
+    if data.get("schema") != SCHEMA:
+        raise RunError(f"{path} was written by another version of londi: run `londi evaluate {run}` again")
+    return data
+
+
+def _measures(data: dict[str, Any]) -> dict[str, float | None]:
+    found: dict[str, float | None] = {
+        f"{name} success": find(data["policies"], name)["success"]["mean"]
+        for name in ("QUICK", "DEEPTHINK", "disagreement oracle")
+    }
+    for name in ("DEEPTHINK", "disagreement oracle"):
+        found[f"{name} calls"] = find(data["policies"], name)["calls"]["mean"]
+    for key in ("at_99", "at_95"):
+        for ratio in ("success_ratio", "calls_ratio", "flops_ratio"):
+            found[f"{key} {ratio}"] = data["choices"][key] and data["choices"][key][ratio]
+    found |= {f"hypervolume {kind}": value for kind, value in data["metrics"]["hypervolume"].items()}
+    found |= {f"apgr {kind}": value for kind, value in data["metrics"]["apgr"].items()}
+    return found | {key: data["metrics"][key] for key in ("cpt50", "cpt80", "cpt95", "violations")}
+
+
+def summarise_runs(runs: Sequence[Path]) -> dict[str, Any]:
+    """Return `{schema, experiment, training_seeds, measures: {name: {mean, std, each}}}`.
+
+    Standard deviations are of the sample (n - 1), None for one run. Raises `RunError` where the runs are not of one
+    experiment.
+    """
+    if not runs:
+        raise RunError("name at least one run folder")
+    data = [_read(run) for run in runs]
+    names = {(d["experiment"], d["env"]) for d in data}
+    if len(names) > 1:
+        raise RunError(f"these runs are of different experiments: {', '.join(sorted(name for name, _ in names))}")
+    measures = {}
+    tables = [_measures(d) for d in data]
+    for key in tables[0]:
+        each = [table[key] for table in tables]
+        known = [value for value in each if value is not None]
+        complete = len(known) == len(each)
+        mean = fmean(known) if complete else None
+        measures[key] = {"mean": mean, "std": stdev(known) if complete and len(known) > 1 else None, "each": each}
+    seeds = [d["training_seed"] for d in data]
+    return {"schema": 1, "experiment": data[0]["experiment"], "training_seeds": seeds, "measures": measures}
