@@ -99,6 +99,7 @@ def _evaluate(run: Path) -> dict[str, Any]:
     from londi.run import Run
 
     opened = Run.open(run)
+    opened.load_switchers()  # complain before a progress bar stands there
     with _bar("evaluating", num_plays(opened.experiment)) as move:
         return measure(opened, lambda plays: move(advance=plays))
 

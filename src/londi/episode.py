@@ -105,6 +105,8 @@ class Episode:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Episode:
         """Read what `to_dict` wrote; raises `RunError` for another schema or a damaged record."""
+        if not isinstance(data, dict):
+            raise RunError(f"damaged episode record: {type(data).__name__} in place of an object")
         data = dict(data)
         schema = data.pop("schema", None)
         if schema != SCHEMA:
@@ -126,14 +128,14 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _read_reply(data: dict[str, Any] | None) -> Reply | None:
-    return Reply(data["action"], data["thought"], Usage(**data["usage"])) if data else None
+def _read_reply(data: dict[str, Any]) -> Reply:
+    return Reply(data["action"], data["thought"], Usage(**data["usage"]))
 
 
 def _read_step(data: dict[str, Any]) -> Step:
-    quick = _read_reply(data["quick"])
-    assert quick is not None
-    fixed = {"quick": quick, "deepthink": _read_reply(data["deepthink"]), "probabilities": tuple(data["probabilities"])}
+    deepthink = None if data["deepthink"] is None else _read_reply(data["deepthink"])
+    fixed: dict[str, Any] = {"quick": _read_reply(data["quick"]), "deepthink": deepthink}
+    fixed["probabilities"] = tuple(data["probabilities"])
     advantage = float("nan") if data["advantage"] is None else data["advantage"]
     return Step(**{**data, **fixed, "advantage": advantage})
 
@@ -151,10 +153,10 @@ def read_episodes(path: Path) -> Iterator[Episode]:
     """Yield the episodes of a JSON Lines file; raises `RunError` where a line can't be read."""
     if not path.is_file():
         raise RunError(f"no episodes at {path}: run `londi evaluate` first")
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
                 data = json.loads(line)
-            except json.JSONDecodeError as error:
+            except ValueError as error:
                 raise RunError(f"{path}:{number} is no JSON (cut off?): run `londi evaluate` again") from error
             yield Episode.from_dict(data)

@@ -188,7 +188,7 @@ def evaluate(run: Run, progress: Callable[[int], None] = lambda plays: None) -> 
     Raises `RunError` where nothing was trained. `progress` is told how many more episodes were played.
     """
     e = run.experiment.evaluate
-    trained = run.load_switchers()  # before any process starts: complain here
+    run.load_switchers()  # before any process starts: complain here
     learned, rules = learned_policies(run.experiment), baselines(run.experiment)
     pool = ProcessPoolExecutor(e.processes, mp_context=get_context("spawn")) if e.processes > 1 else None
     try:
@@ -196,7 +196,7 @@ def evaluate(run: Run, progress: Callable[[int], None] = lambda plays: None) -> 
             run, SELECTION_SEEDS, e.selection_episodes, [QUICK, DEEPTHINK, *learned], frozenset(), pool, progress
         )
         chosen = frontier.choose(selection, 0.99) or frontier.choose(selection, 0.95)
-        shown = str(chosen["name"]) if chosen else (learned[-1].name if trained else "QUICK")
+        shown = str(chosen["name"]) if chosen else learned[-1].name
         keep = frozenset({"QUICK", "DEEPTHINK", shown})
         test, kept = _measure(run, TEST_SEEDS, e.episodes, [*rules, *learned], keep, pool, progress)
     finally:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 
-from londi.prompt import PromptTemplate
 from londi.envs.keydoor import (
     ACTIONS,
     GOAL,
@@ -21,6 +20,7 @@ from londi.envs.keydoor import (
     read_state,
 )
 from londi.errors import ConfigError, EnvError, EpisodeOverError, ModelError
+from londi.prompt import PromptTemplate
 from londi.theory import SwitchingMDP, budget_frontier, evaluate_policy, solve_budgets
 from londi.theory.solve import price_frontier
 

@@ -64,8 +64,9 @@ class TextEncoder:
             for column, (line, clause) in enumerate(self._clauses(prompt)):
                 text[row, column] = self._hash(clause)
                 fields[row, column] = line + 1
-        pairs = zip(decisions, moments, strict=True)
-        dense = np.stack([self._dense(decision, moment, admissible) for decision, moment in pairs])
+        dense = np.zeros((len(prompts), self.num_dense(len(admissible) if admissible else None)), np.float32)
+        for row, (decision, moment) in enumerate(zip(decisions, moments, strict=True)):
+            dense[row] = self._dense(decision, moment, admissible)
         return Features(text, fields, dense)
 
     def _clauses(self, prompt: str) -> list[tuple[int, str]]:

@@ -1,6 +1,7 @@
 """Text environments, registered with Gymnasium under `londi/`; importing this needs no extra.
 
-`gymnasium.make("londi/BabyAI-GoTo-v0")` finds them without importing londi, through an entry point.
+`import londi` (or `londi.envs`) is enough for `gymnasium.make("londi/BabyAI-GoTo-v0")` to find them; so is
+`gymnasium.make("londi.envs:londi/BabyAI-GoTo-v0")` alone.
 """
 
 from __future__ import annotations
@@ -61,3 +62,6 @@ def make(env_id: str, **options: Any) -> TextEnv:
     if not isinstance(env, TextEnv):
         raise EnvError(f"{env_id} is no text environment: observations and actions must be str (see londi.TextEnv)")
     return env
+
+
+register_envs()

@@ -16,7 +16,9 @@ class Architecture:
     """Sizes that decide the FLOPs of a Hugging Face model."""
 
     source_weights: int
-    """Matrix weights applied to each source token (encoder, and cross-attention keys and values); 0 if causal."""
+    """Matrix weights of the encoder, applied to each source token; 0 if causal."""
+    cross_weights: int
+    """Weights of the cross-attention's keys and values, applied to each source token for each decoded sequence."""
     target_weights: int
     """Matrix weights applied to each token of the decoder, without the output head."""
     head_weights: int
@@ -30,13 +32,17 @@ class Architecture:
     def of(cls, model: Any) -> Architecture:
         """Count the linear layers of a model."""
         head = model.get_output_embeddings()
-        source = target = 0
+        source = cross = target = 0
         for name, module in model.named_modules():
             weight = getattr(module, "weight", None)
             if module is head or weight is None or weight.ndim != 2 or isinstance(module, torch.nn.Embedding):
                 continue
-            on_source = ".encoder." in f".{name}" or name.endswith(("EncDecAttention.k", "EncDecAttention.v"))
-            source, target = (source + weight.numel(), target) if on_source else (source, target + weight.numel())
+            if name.endswith(("EncDecAttention.k", "EncDecAttention.v")):
+                cross += weight.numel()
+            elif ".encoder." in f".{name}":
+                source += weight.numel()
+            else:
+                target += weight.numel()
         config = model.config.get_text_config()
         width = getattr(config, "num_attention_heads", 0) * (
             getattr(config, "head_dim", None) or getattr(config, "d_kv", None) or _width(config)
@@ -45,12 +51,15 @@ class Architecture:
         seq2seq = bool(model.config.is_encoder_decoder)
         decoder = getattr(config, "num_decoder_layers", None) or layers
         weights = 0 if head is None else head.weight.numel()
-        return cls(source, target, weights, layers * width if seq2seq else 0, decoder * width)
+        return cls(source, cross, target, weights, layers * width if seq2seq else 0, decoder * width)
 
     def _decoder(self, tokens: int, before: int, source: int) -> float:
         """FLOPs of `tokens` decoder tokens that attend to themselves, `before` others and `source` source tokens."""
         attention = 4 * self.target_attention * tokens * (tokens + before + source)
         return float(2 * self.target_weights * tokens + attention)
+
+    def _cross(self, source: int) -> float:
+        return float(2 * self.cross_weights * source)
 
     def _encoder(self, tokens: int) -> float:
         return float(2 * self.source_weights * tokens + 4 * self.source_attention * tokens * tokens)
@@ -59,7 +68,7 @@ class Architecture:
         """FLOPs of scoring answers of these lengths after a prompt, as `TransformersLM` does it."""
         if self.source_attention:
             width = max(answers) + 1
-            each = self._decoder(width, 0, prompt) + 2 * self.head_weights * width
+            each = self._cross(prompt) + self._decoder(width, 0, prompt) + 2 * self.head_weights * width
             return self._encoder(prompt) + len(answers) * each
         total = self._decoder(prompt, 0, 0) + 2 * self.head_weights
         for length in answers:
@@ -72,7 +81,7 @@ class Architecture:
         head = 2 * self.head_weights * reply
         if self.source_attention:
             steps = sum(self._decoder(1, i, prompt) for i in range(reply))
-            return self._encoder(prompt) + steps + head
+            return self._encoder(prompt) + self._cross(prompt) + steps + head
         steps = sum(self._decoder(1, prompt + i, 0) for i in range(reply - 1))
         return self._decoder(prompt, 0, 0) + steps + head
 

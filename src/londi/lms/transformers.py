@@ -8,6 +8,7 @@ where candidates are given and `generate` where not.
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -64,6 +65,7 @@ class TransformersLM:
         self.max_batch = max_batch
         self.context = getattr(self.model.config, "max_position_embeddings", None)
         self.architecture = Architecture.of(self.model)
+        self._takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
         self._answers: dict[tuple[str, ...], list[list[int]]] = {}
 
     @property
@@ -130,7 +132,8 @@ class TransformersLM:
 
     def _score_causal(self, inputs: Any, answers: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Return (B, K) summed log-probabilities and (B, d) hidden states at the end of the prompt."""
-        out = self.model(**inputs, output_hidden_states=True, use_cache=True, logits_to_keep=1)
+        positions = self._positions(inputs["attention_mask"])
+        out = self.model(**inputs, **positions, output_hidden_states=True, use_cache=False, logits_to_keep=1)
         first = out.logits[:, -1].log_softmax(-1)  # (B, V)
         scores = first[:, [ids[0] for ids in answers]]
         hidden = out.hidden_states[-1][:, -1]
@@ -140,6 +143,10 @@ class TransformersLM:
                     scores[:, k] += self._continue(inputs, ids)
         return scores, hidden
 
+    def _positions(self, mask: Tensor) -> dict[str, Tensor]:
+        """Return (B, T) positions that skip the padding on the left, for models that take them."""
+        return {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if self._takes_positions else {}
+
     def _continue(self, inputs: Any, ids: list[int]) -> Tensor:
         """Return (B,) the log-probability of `ids[1:]` after the prompt and `ids[0]`."""
         batch = inputs["input_ids"].shape[0]
@@ -148,7 +155,7 @@ class TransformersLM:
         logits = self.model(
             input_ids=torch.cat([inputs["input_ids"], tail], 1),
             attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            **self._positions(mask),
             logits_to_keep=len(ids),
         ).logits  # (B, n, V)
         each: Tensor = logits[:, :-1].log_softmax(-1).gather(2, tail[:, 1:, None])

@@ -1,0 +1,180 @@
+"""The command line from end to end, in real processes, on the key-door room."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SMALL = """
+name = "small"
+[env]
+id = "londi/KeyDoor-v0"
+[quick]
+model = "builtin:keydoor-quick"
+[deepthink]
+model = "builtin:keydoor-deepthink"
+[train]
+num_steps = {steps}
+warmup_steps = 200
+gamma = 0.99
+[evaluate]
+episodes = 60
+selection_episodes = 60
+budgets = [0, 1, 2, 4]
+prices = [0.05]
+random_rates = [0.3]
+entropy_thresholds = [0.5]
+"""
+
+
+def londi(*args: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "londi.cli", *map(str, args)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, check=False)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "small.toml").write_text(SMALL.format(steps=2_000))
+    done = londi("train", "small.toml", "--run", "run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    done = londi("evaluate", "run", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads((folder / "run" / "frontier.json").read_text())
+    return folder
+
+
+def test_the_frontier_is_complete_and_true(trained: Path) -> None:
+    result = json.loads((trained / "run" / "frontier.json").read_text())
+    rows = {row["name"]: row for row in result["policies"]}
+    names = {"QUICK", "DEEPTHINK", "random 0.3", "entropy 0.5", "disagreement oracle", "budget 0", "budget 4"}
+    assert names <= set(rows)
+    assert rows["budget 0"]["success"] == rows["QUICK"]["success"]
+    assert rows["QUICK"]["calls"]["max"] == 0
+    assert rows["DEEPTHINK"]["call_share"] == 1
+    assert rows["DEEPTHINK"]["success"]["mean"] > rows["QUICK"]["success"]["mean"] + 0.5
+    for n in (0, 1, 2, 4):
+        assert rows[f"budget {n}"]["calls"]["max"] <= n
+    assert result["metrics"]["violations"] == 0
+    assert rows["disagreement oracle"]["calls"]["mean"] < rows["DEEPTHINK"]["calls"]["mean"]
+
+
+def test_report_and_watch(trained: Path) -> None:
+    done = londi("report", "run", cwd=trained)
+    assert done.returncode == 0, done.stderr
+    assert (trained / "run" / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    page = (trained / "run" / "report.html").read_text()
+    assert "DEEPTHINK" in page
+    assert "<script" not in page
+    assert "http-equiv" not in page
+    done = londi("watch", "run", "--delay", "0", cwd=trained)
+    assert done.returncode == 0, done.stderr
+    assert "DEEPTHINK" in done.stdout
+
+
+def test_summary_and_envs(trained: Path) -> None:
+    done = londi("summary", "run", "run", "--json", cwd=trained)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["measures"]["violations"] == {"mean": 0, "std": 0, "each": [0, 0]}
+    assert "londi/KeyDoor-v0" in londi("envs", cwd=trained).stdout
+
+
+def test_a_finished_run_is_not_trained_again(trained: Path) -> None:
+    before = (trained / "run" / "checkpoints" / "budget.pt").read_bytes()
+    done = londi("train", "small.toml", "--run", "run", cwd=trained)
+    assert done.returncode == 2
+    assert "trained already" in done.stderr
+    assert (trained / "run" / "checkpoints" / "budget.pt").read_bytes() == before
+
+
+def test_the_same_seed_gives_the_same_switcher(trained: Path) -> None:
+    import torch
+
+    assert londi("train", "small.toml", "--run", "again", cwd=trained).returncode == 0
+    weights = [
+        torch.load(trained / run / "checkpoints" / "budget.pt", weights_only=True)["switcher"]["weights"]
+        for run in ("run", "again")
+    ]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_ctrl_c_leaves_a_usable_run_that_resumes(tmp_path: Path) -> None:
+    (tmp_path / "small.toml").write_text(SMALL.format(steps=4_000))
+    command = [sys.executable, "-m", "londi.cli", "train", "small.toml", "--run", "run"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    limit = time.monotonic() + 120
+    while not metrics.is_file() and time.monotonic() < limit and process.poll() is None:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "interrupted at step" in errors
+    assert "Traceback" not in errors
+    assert (tmp_path / "run" / "checkpoints" / "budget.pt").is_file()
+    done = londi("train", "small.toml", "--run", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "resuming run at step" in done.stderr
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert steps == sorted(steps)
+    assert steps[-1] >= 3_000
+
+
+def _replaced(old: str, new: str) -> str:
+    text = SMALL.format(steps=2_000)
+    assert old in text
+    return text.replace(old, new)
+
+
+WRONG = {
+    "unknown level": (_replaced("londi/KeyDoor-v0", "BabyAI-GoToLocl-v0"), "did you mean 'BabyAI-GoToLocal-v0'"),
+    "unknown environment": (_replaced("londi/KeyDoor-v0", "londi/KeyDor-v0"), "did you mean 'londi/KeyDoor-v0'"),
+    "misspelt key": (_replaced("num_steps", "num_step"), "unknown key 'train.num_step'; did you mean 'num_steps'?"),
+    "missing model folder": (
+        _replaced("builtin:keydoor-quick", "./no/such/model"),
+        "no model folder at ./no/such/model",
+    ),
+    "unknown built-in": (_replaced("builtin:keydoor-quick", "builtin:keydor-quick"), "did you mean 'keydoor-quick'"),
+    "budget -1": (_replaced("[0, 1, 2, 4]", "[-1]"), "a budget is a number of calls >= 0, not -1"),
+    "no TOML": ("name = ", "is no TOML"),
+    "a missing table": ('name = "x"', "is missing"),
+}
+
+
+@pytest.mark.parametrize("case", list(WRONG))
+def test_wrong_input_gives_one_line_and_exit_code_2(case: str, tmp_path: Path) -> None:
+    text, message = WRONG[case]
+    (tmp_path / "x.toml").write_text(text)
+    done = londi("train", "x.toml", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_wrong_run_folders_give_one_line_and_exit_code_2(trained: Path) -> None:
+    def fails(command: str, run: Path, message: str) -> None:
+        done = londi(command, run, cwd=trained)
+        assert done.returncode == 2, done.stderr
+        assert message in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+
+    fails("evaluate", Path("nowhere"), "is no run folder")
+    copy = trained / "copy"
+    subprocess.run(["cp", "-r", trained / "run", copy], check=True)
+    policy = copy / "checkpoints" / "budget.pt"
+    policy.write_bytes(policy.read_bytes()[: policy.stat().st_size // 2])
+    fails("evaluate", copy, "is damaged")
+    environment = copy / "environment.json"
+    environment.write_text(environment.read_text().replace('"schema": 1', '"schema": 99'))
+    fails("evaluate", copy, "another version of londi")
+    (copy / "frontier.json").unlink()
+    fails("report", copy, "londi evaluate")

@@ -1,0 +1,63 @@
+"""The learned Switchers against the exact optimum of the key-door room, three training seeds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from londi import config
+from londi.agent import Agent
+from londi.envs.keydoor import KeyDoorEnv
+from londi.rollout import Assignment, rollout
+from londi.switchers import RandomRate, Switcher
+from londi.theory.solve import budget_frontier, price_frontier
+from londi.train import Trainer, make_envs, prepare
+
+ROOT = Path(__file__).parents[2]
+BUDGETS = (0, 1, 2, 3, 4, 6, 8)
+EPISODES = 600
+
+
+@pytest.fixture(scope="module", params=[0, 1, 2], ids=lambda seed: f"seed{seed}")
+def trainer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    experiment = replace(config.load(ROOT / "experiments" / "keydoor.toml"), seed=request.param)
+    trainer = prepare(tmp_path_factory.mktemp("keydoor") / "run", experiment)
+    trainer.train()
+    return trainer
+
+
+def play(trainer: Trainer, switcher: Switcher, budget: int | None, price: float = 0.0) -> tuple[float, float, int]:
+    """Return success, mean calls and most calls over fresh episodes."""
+    agent = Agent(trainer.agent.quick, trainer.agent.deepthink, trainer.agent.encoder, switcher)
+    jobs = [Assignment(1_000 + i, "", budget, price) for i in range(EPISODES)]
+    episodes = [episode for episode, _ in rollout(make_envs(trainer.experiment, 64), agent, jobs)]
+    calls = [episode.num_calls for episode in episodes]
+    return float(np.mean([e.success for e in episodes])), float(np.mean(calls)), max(calls)
+
+
+@pytest.mark.learning
+def test_budgets_reach_the_exact_optimum_and_beat_random_calls(trainer: Trainer) -> None:
+    env = KeyDoorEnv()
+    exact = {n: best for n, best, _ in budget_frontier(env.switching_mdp(), env.max_steps, BUDGETS)}
+    learned = {n: play(trainer, trainer.learners["budget"].switcher, n) for n in BUDGETS}
+    assert all(most <= n for n, (_, _, most) in learned.items())
+    # the standard error of a success rate over 600 episodes is .02 at most: averaged over seven budgets .008
+    share = sum(success for success, _, _ in learned.values()) / sum(exact.values())
+    assert share >= 0.95, (learned, exact)
+    for n in (2, 3, 4, 6):
+        random = max(play(trainer, RandomRate(rate), n)[0] for rate in (0.1, 0.3, 0.6, 1.0))
+        assert learned[n][0] > random + 0.05, (n, learned[n], random)
+
+
+@pytest.mark.learning
+def test_prices_reach_the_exact_optimum(trainer: Trainer) -> None:
+    env = KeyDoorEnv()
+    prices = (0.02, 0.05, 0.1)
+    exact = price_frontier(env.switching_mdp(), env.max_steps, prices)
+    for price, best_return, best_calls in exact:
+        success, calls, _ = play(trainer, trainer.learners["price"].switcher, None, price)
+        best = best_return - price * best_calls
+        assert success - price * calls >= 0.95 * best, (price, success, calls, best_return, best_calls)
