@@ -7,6 +7,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,7 @@ class Trainer:
         switchers = {name: learner.switcher for name, learner in self.learners.items()}
         self.agent = Agent(quick, deepthink, encoder, _Behaviour(switchers), self.experiment.env.prompt)
         self.replay = Replay(t.replay)
+        self.pool = ThreadPoolExecutor(len(self.learners), initializer=torch.set_num_threads, initargs=(t.threads,))
         self.step = self.started = 0
         self.seconds = 0.0
         self.recent: deque[tuple[bool, int]] = deque(maxlen=200)
@@ -158,11 +160,16 @@ class Trainer:
     def _learn(self) -> None:
         t = self.experiment.train
         due = int(t.updates_per_step * (min(self.step, t.num_steps) - t.warmup_steps))
-        for name, learner in self.learners.items():
-            while learner.updates < due:
-                for key, value in learner.update(self.replay).items():
-                    old = self.losses.get(f"{name}_{key}", value)
-                    self.losses[f"{name}_{key}"] = 0.99 * old + 0.01 * value
+        # learners share nothing but the replay, which they only read: side by side they do what they would in turn
+        for losses in self.pool.map(lambda name: self._catch_up(name, due), self.learners):
+            self.losses |= losses
+
+    def _catch_up(self, name: str, due: int) -> dict[str, float]:
+        losses = {key: value for key, value in self.losses.items() if key.startswith(name)}
+        while self.learners[name].updates < due:
+            for key, value in self.learners[name].update(self.replay).items():
+                losses[f"{name}_{key}"] = 0.99 * losses.get(f"{name}_{key}", value) + 0.01 * value
+        return losses
 
     def _progress(self) -> Progress:
         success, calls = np.mean(np.array(self.recent, float), axis=0).tolist()

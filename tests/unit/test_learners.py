@@ -1,0 +1,145 @@
+"""The targets of the learners against values computed by hand."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from londi.encoders import Features
+from londi.errors import ConfigError
+from londi.learners.dqn import DQNConfig, DQNLearner
+from londi.learners.replay import Replay, Trajectory, Transitions
+from londi.switchers.network import NetworkShape
+
+N = 3
+
+
+def features(count: int, seed: int = 0) -> Features:
+    rng = np.random.default_rng(seed)
+    text = rng.integers(1, 50, (count, 4, 5)).astype(np.int16)
+    return Features(text, np.ones((count, 4), np.int16), rng.random((count, 6)).astype(np.float32))
+
+
+def batch(called: list[bool], agreed: list[bool], done: list[bool]) -> Transitions:
+    count = len(called)
+    return Transitions(
+        features(count, 1),
+        features(count, 2),
+        np.array(called),
+        np.array(agreed),
+        np.linspace(0, 1, count, dtype=np.float32),
+        np.array(done),
+        np.full(count, np.inf, np.float32),
+        np.zeros(count, np.float32),
+    )
+
+
+def learner(kind: str, **settings: object) -> DQNLearner:
+    shape = NetworkShape(6, 64, reader=8, heads=2, width=16, max_calls=N)
+    return DQNLearner(DQNConfig(kind, **settings), shape, 100, seed=0)  # type: ignore[arg-type]
+
+
+def terms(agent: DQNLearner, data: Transitions) -> tuple[torch.Tensor, ...]:
+    reward = torch.from_numpy(data.reward)
+    going = agent.config.gamma * torch.from_numpy(~data.done).float()
+    losses = agent._budget_losses if agent.config.learner == "budget" else agent._price_losses
+    return losses(data, reward, going)
+
+
+def test_budget_targets_shift_the_remaining_budget_by_one_call() -> None:
+    from londi.switchers.network import tensors
+
+    agent = learner("budget", gamma=0.9, call_price=0.05)
+    data = batch([True, False, True], [False, False, False], [False, False, True])
+    _, _, quick, deep = terms(agent, data)
+    online = agent.network(tensors(data.next_features))[0]
+    value = agent.average(tensors(data.next_features))[0].gather(-1, online.argmax(-1, keepdim=True))[..., 0]
+    for row in range(3):
+        for x in (*range(N + 1), N + 1):
+            going = 0.0 if data.done[row] else 0.9
+            assert quick[row, x] == pytest.approx(float(data.reward[row] + going * value[row, x]), abs=1e-6)
+            if x == 0:
+                assert torch.isnan(deep[row, x])
+                continue
+            after = x if x == N + 1 else x - 1
+            expected = data.reward[row] - 0.05 + going * value[row, after]
+            assert deep[row, x] == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_at_no_remaining_budget_the_value_is_that_of_not_calling() -> None:
+    from londi.switchers.network import tensors
+
+    agent = learner("budget")
+    q = agent.network(tensors(features(20)))[0]
+    assert torch.isinf(q[:, 0, 1]).all()
+    assert (q[:, 0].argmax(-1) == 0).all()
+
+
+def test_price_targets_charge_the_call_and_nothing_else() -> None:
+    agent = learner("price", prices_per_sample=5)
+    data = batch([True, False], [False, False], [True, True])
+    _, _, quick, deep = terms(agent, data)
+    paid = quick - deep
+    assert torch.allclose(quick, torch.from_numpy(data.reward)[:, None].expand(-1, 5))
+    assert (paid >= agent.config.lowest_price * 0.999).all()
+    assert (paid <= agent.config.highest_price * 1.001).all()
+    assert len(paid.unique()) > 5
+
+
+@pytest.mark.parametrize("kind", ["budget", "price"])
+def test_what_deepthink_said_too_teaches_both_choices(kind: str) -> None:
+    """A call that agreed is a sample of not calling: the loss must then depend on Q(no call), and else not."""
+
+    def sensitivity(agreed: bool) -> float:
+        agent = learner(kind, disagree_weight=0.0)
+        captured: list[torch.Tensor] = []
+        inner = agent._budget_losses if kind == "budget" else agent._price_losses
+
+        def keep(*args: object) -> tuple[torch.Tensor, ...]:
+            result = inner(*args)  # type: ignore[arg-type]
+            result[0].retain_grad()
+            captured.append(result[0])
+            return result
+
+        setattr(agent, inner.__name__, keep)
+        value, _ = agent._losses(batch([True] * 4, [agreed] * 4, [False] * 4))
+        value.backward()
+        assert captured[0].grad is not None
+        return float(captured[0].grad[..., 0].abs().sum())
+
+    assert sensitivity(True) > 0
+    assert sensitivity(False) == 0
+
+
+def test_without_relabelling_only_the_own_budget_is_learned() -> None:
+    agent = learner("budget", relabel=False)
+    data = batch([False], [False], [False])
+    data.remaining[:] = 2
+    _, _, quick, deep = terms(agent, data)
+    assert torch.isfinite(quick[0]).tolist() == [False, False, True, False, False]
+    assert torch.isfinite(deep[0]).tolist() == [False, False, True, False, False]
+
+
+@pytest.mark.parametrize("kind", ["budget", "price"])
+def test_a_restored_learner_goes_on_as_the_first_would(kind: str) -> None:
+    replay = Replay(200)
+    called = np.arange(100) % 2 == 0
+    nothing = np.zeros(100, np.float32)
+    reward = np.random.default_rng(0).random(100).astype(np.float32)
+    replay.add(Trajectory(features(100), called, ~called, reward, nothing, nothing))
+    first, second = learner(kind), learner(kind)
+    for _ in range(3):
+        first.update(replay)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))  # as a checkpoint does
+    assert [first.update(replay) for _ in range(3)] == [second.update(replay) for _ in range(3)]
+    weights = zip(first.average.parameters(), second.average.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in weights)
+
+
+@pytest.mark.parametrize("wrong", [{"gamma": 0.0}, {"tau": 2.0}, {"lowest_price": 0.0}, {"call_price": -1.0}])
+def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="needs|need"):
+        DQNConfig("budget", **wrong)  # type: ignore[arg-type]
