@@ -73,11 +73,11 @@ class SwitcherConfig:
 class TrainConfig:
     """How the Switcher is trained."""
 
-    num_steps: int = 40_000
+    num_steps: int = 48_000
     """Environment steps, shared by all learners. More is better; 20,000 to 80,000 is typical for BabyAI-Text."""
     num_envs: int = 32
     """Episodes played in step."""
-    updates_per_step: float = 0.125
+    updates_per_step: float = 0.15
     """Optimiser steps of each learner for each environment step. Typical 0.05 to 0.5."""
     warmup_steps: int = 1_000
     """Environment steps before the first update."""
@@ -92,15 +92,16 @@ class TrainConfig:
     """Largest finite budget N."""
     replay: int = 100_000
     """Environment steps kept."""
-    gamma: float = 1.0
-    """Discount; 1 where episodes end by themselves, .99 where waiting must cost."""
+    gamma: float = 0.95
+    """Discount in (0, 1]. At 1 a call now and a call later are worth the same and the Switcher puts it off; smaller
+    makes it call sooner, and prices weigh more against late success. .95 for episodes of 10 steps, .99 for 50."""
     lr: float = 1e-3
     """Peak learning rate, falling to 5 %."""
     batch_size: int = 128
     """Transitions an update."""
     tau: float = 0.02
     """Rate of the averaged network."""
-    call_price: float = 0.005
+    call_price: float = 0.04
     """Price of a call inside the budget learner: of two equally good plans, the one with fewer calls."""
     lowest_price: float = 0.003
     """Smallest price learned, in units of return."""
@@ -120,15 +121,15 @@ class EvaluateConfig:
 
     episodes: int = 500
     """Test episodes of each policy."""
-    selection_episodes: int = 300
+    selection_episodes: int = 500
     """Episodes on which budget and price are chosen."""
     budgets: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12)
     """Budgets n to measure."""
-    prices: tuple[float, ...] = (0.003, 0.006, 0.012, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
+    prices: tuple[float, ...] = (0.006, 0.012, 0.018, 0.025, 0.035, 0.05, 0.07, 0.1, 0.15, 0.25, 0.5)
     """Prices c to measure."""
-    random_rates: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8)
+    random_rates: tuple[float, ...] = (0.1, 0.2, 0.3, 0.45, 0.6, 0.8)
     """Random call rates to measure."""
-    entropy_thresholds: tuple[float, ...] = (0.05, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
+    entropy_thresholds: tuple[float, ...] = (0.2, 0.4, 0.5, 0.6, 0.8, 1.0)
     """Thresholds on QUICK's entropy (nats) to measure."""
     num_envs: int = 64
     """Episodes played in step."""

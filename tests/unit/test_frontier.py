@@ -1,0 +1,185 @@
+"""The metrics of the frontier against values computed by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from londi import frontier
+from londi.frontier import Outcome
+
+
+def row(name: str, kind: str, calls: float, success: float, flops: float = 1.0, violations: int = 0) -> dict[str, Any]:
+    return {
+        "name": name,
+        "kind": kind,
+        "value": None,
+        "success": {"mean": success},
+        "calls": {"mean": calls},
+        "flops": flops,
+        "violations": violations,
+    }
+
+
+PAIR = [row("QUICK", "model", 0, 0.4), row("DEEPTHINK", "model", 10, 0.8, flops=100)]
+BUDGETS = [
+    row("budget 2", "budget", 2, 0.6),
+    row("budget 3", "budget", 3, 0.56),  # dominated
+    row("budget 5", "budget", 5, 0.8, flops=40),
+    row("budget 20", "budget", 12, 0.9),  # more calls than DEEPTHINK
+]
+TABLE = [*PAIR, *BUDGETS]
+
+
+@pytest.mark.parametrize(
+    ("successes", "count", "low", "high"),
+    # (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), z = 1.96
+    [(0, 10, 0.0, 0.27754), (5, 10, 0.23659, 0.76341), (10, 10, 0.72246, 1.0), (80, 100, 0.71117, 0.86663)],
+)
+def test_wilson(successes: int, count: int, low: float, high: float) -> None:
+    assert frontier.wilson(successes, count) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_wilson_stays_inside_and_holds_the_share() -> None:
+    for successes in range(8):
+        low, high = frontier.wilson(successes, 7)
+        assert 0 <= low <= successes / 7 + 1e-12
+        assert successes / 7 - 1e-12 <= high <= 1
+
+
+def outcome(success: bool, calls: int, steps: int, violated: bool = False) -> Outcome:
+    return Outcome(success, float(success), calls, steps, 10 * steps, 2.0 * steps, 0.1 * steps, violated)
+
+
+def test_a_row_is_the_mean_over_episodes() -> None:
+    found = frontier.summarise("budget 3", "budget", 3, [outcome(True, 3, 6), outcome(False, 1, 2, True)])
+    assert found["success"]["mean"] == 0.5
+    assert (found["success"]["low"], found["success"]["high"]) == frontier.wilson(1, 2)
+    assert found["return"] == 0.5
+    assert found["calls"] == {"mean": 2.0, "max": 3}
+    assert found["call_share"] == 0.5  # 4 calls in 8 steps, not the mean of the episodes' shares
+    assert (found["tokens"], found["flops"], found["steps"]) == (40, 8, 4)
+    assert found["seconds"] == pytest.approx(0.4)
+    assert found["violations"] == 1
+    assert (found["name"], found["kind"], found["value"]) == ("budget 3", "budget", 3)
+
+
+def test_hypervolume_sums_the_steps_of_the_pareto_front() -> None:
+    # shares of DEEPTHINK: (0, .5), (.2, .75), (.5, 1); the point at 1.2 of its calls counts for nothing
+    assert frontier.hypervolume(TABLE, "budget") == pytest.approx(0.5 * 0.2 + 0.75 * 0.3 + 1.0 * 0.5)
+
+
+def test_hypervolume_of_a_useless_family_is_quicks() -> None:
+    useless = [*PAIR, row("random 0.5", "random", 5, 0.3)]
+    assert frontier.hypervolume(useless, "random") == pytest.approx(0.5)
+
+
+def test_hypervolume_can_exceed_one() -> None:
+    better = [*PAIR, row("price 1", "price", 0, 1.0)]
+    assert frontier.hypervolume(better, "price") == pytest.approx(1.25)
+
+
+def test_hypervolume_where_deepthink_never_succeeds_is_finite() -> None:
+    table = [row("QUICK", "model", 0, 0), row("DEEPTHINK", "model", 10, 0), row("budget 1", "budget", 1, 0)]
+    assert frontier.hypervolume(table, "budget") == 0
+
+
+def test_gaps_start_at_zero_and_reach_one() -> None:
+    closed = frontier.gaps(TABLE, "budget")
+    assert closed is not None
+    assert [value for point in closed for value in point] == pytest.approx([0, 0, 0.2, 0.5, 0.5, 1])
+
+
+def test_apgr_is_the_area_under_the_closed_gap() -> None:
+    # trapezia over (0, 0), (.2, .5), (.5, 1), (1, 1)
+    assert frontier.apgr(TABLE, "budget") == pytest.approx(0.05 + 0.225 + 0.5)
+
+
+def test_apgr_ends_at_deepthink() -> None:
+    table = [*PAIR, row("random 0.5", "random", 5, 0.6)]
+    # (0, 0), (.5, .5), (1, 1)
+    assert frontier.apgr(table, "random") == pytest.approx(0.5)
+
+
+def test_cpt_is_the_cheapest_measured_point() -> None:
+    assert frontier.cpt(TABLE, 0.5) == pytest.approx(0.2)
+    assert frontier.cpt(TABLE, 0.51) == pytest.approx(0.5)
+    cheaper = [*TABLE, row("price 1", "price", 1, 0.64)]
+    assert frontier.cpt(cheaper, 0.5) == pytest.approx(0.1)
+
+
+def test_cpt_looks_at_learned_policies_only() -> None:
+    table = [*TABLE, row("entropy 1", "entropy", 1, 0.8), row("disagreement oracle", "oracle", 1, 0.8)]
+    assert frontier.cpt(table, 0.8) == pytest.approx(0.5)
+    assert frontier.cpt(table, 0.8, kinds=("oracle",)) == pytest.approx(0.1)
+
+
+def test_what_was_not_measured_is_none() -> None:
+    assert frontier.hypervolume(TABLE, "price") is None
+    assert frontier.apgr(TABLE, "price") is None
+    assert frontier.gaps(TABLE, "price") is None
+    assert frontier.cpt([*PAIR, BUDGETS[0]], 0.8) is None
+
+
+def test_without_a_gap_what_measures_it_is_none() -> None:
+    table = [row("QUICK", "model", 0, 0.8), row("DEEPTHINK", "model", 10, 0.8), row("budget 2", "budget", 2, 0.9)]
+    assert frontier.gaps(table, "budget") is None
+    assert frontier.apgr(table, "budget") is None
+    assert frontier.cpt(table, 0.5) is None
+    assert frontier.hypervolume(table, "budget") == pytest.approx(1 * 0.2 + 1.125 * 0.8)
+
+
+def test_choose_takes_the_cheapest_that_fits() -> None:
+    chosen = frontier.choose(TABLE, 0.99)
+    assert chosen is not None
+    assert chosen["name"] == "budget 5"
+    chosen = frontier.choose(TABLE, 0.75)  # at the floor exactly
+    assert chosen is not None
+    assert chosen["name"] == "budget 2"
+
+
+def test_choose_takes_learned_policies_only() -> None:
+    table = [*TABLE, row("entropy 1", "entropy", 1, 0.9), row("random 0.1", "random", 1, 0.9)]
+    table.append(row("disagreement oracle", "oracle", 1, 0.9))
+    chosen = frontier.choose(table, 0.99)
+    assert chosen is not None
+    assert chosen["kind"] in frontier.LEARNED
+
+
+def test_choose_finds_none_where_none_fits() -> None:
+    assert frontier.choose([*PAIR, BUDGETS[0]], 0.95) is None
+    assert frontier.choice([*PAIR, BUDGETS[0]], TABLE, 0.95) is None
+
+
+def test_a_choice_is_made_on_selection_and_measured_on_test() -> None:
+    test = [row("QUICK", "model", 0, 0.3), row("DEEPTHINK", "model", 8, 0.9, flops=200)]
+    test += [row("budget 2", "budget", 1, 0.9), row("budget 5", "budget", 4, 0.72, flops=50)]
+    found = frontier.choice(TABLE, test, 0.99)
+    assert found is not None
+    assert found["name"] == "budget 5"  # on test seeds budget 2 is better; that must not matter
+    assert found["success_ratio"] == pytest.approx(0.8)
+    assert found["calls_ratio"] == pytest.approx(0.5)
+    assert found["flops_ratio"] == pytest.approx(0.25)
+    assert found["selection"] == BUDGETS[2]
+    assert found["test"] == test[-1]
+
+
+def test_metrics_put_it_together() -> None:
+    table = [*PAIR, *(r | {"violations": 1} for r in BUDGETS[:3])]
+    choices = {"at_99": frontier.choice(table, table, 0.99), "at_95": None}
+    found = frontier.metrics(table, choices)
+    assert found["hypervolume"]["budget"] == pytest.approx(0.825)
+    assert found["hypervolume"]["price"] is None
+    assert found["apgr"]["budget"] == pytest.approx(0.775)
+    assert found["saved_calls_at_99"] == pytest.approx(0.5)
+    assert found["saved_flops_at_99"] == pytest.approx(0.6)
+    assert found["saved_calls_at_95"] is None
+    assert (found["cpt50"], found["cpt80"], found["cpt95"]) == pytest.approx((0.2, 0.5, 0.5))
+    assert found["violations"] == 3
+    assert all(math.isfinite(v) for v in found["hypervolume"].values() if v is not None)
+
+
+def test_find_returns_the_row_of_that_name() -> None:
+    assert frontier.find(TABLE, "budget 3") == BUDGETS[1]
