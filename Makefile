@@ -15,8 +15,11 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-docs: $(VENV)/.dev
-	$(BIN)/python docs/build.py docs/_site
+docs: $(VENV)/.docs
+	$(BIN)/python docs/fields.py
+	$(BIN)/mkdocs build --strict --quiet
+	rm -rf docs/_site
+	mv build/site docs/_site
 
 bench: $(VENV)/.all
 	$(BIN)/londi bench rollout
@@ -31,6 +34,10 @@ $(VENV)/.all: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@ $(VENV)/.all
+
+$(VENV)/.docs: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	touch $@
 
 clean:
 	rm -rf $(VENV) build dist runs docs/_site

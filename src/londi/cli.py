@@ -1,5 +1,7 @@
 """The command line. Every later command takes just the run folder; `--json` is for machines.
 
+Also `londi lm train | info` and `londi bench rollout`.
+
 Exit codes: 0 done, 2 wrong input (one line that names the fix), 130 interrupted (what was done is kept).
 """
 
@@ -372,6 +374,7 @@ def _print_json(data: dict[str, Any]) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Run the command line."""
     args = sys.argv[1:] if argv is None else argv
+    sys.path.insert(0, str(Path.cwd()))  # `python:MODULE:NAME` and `MODULE:ENV` may stand beside the experiment
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         if args[:1] == ["lm"]:

@@ -102,7 +102,8 @@ class TrainConfig:
     tau: float = 0.02
     """Rate of the averaged network."""
     call_price: float = 0.04
-    """Price of a call inside the budget learner: of two equally good plans, the one with fewer calls."""
+    """Price of a call inside the budget learner, in units of return: it leaves out calls that gain less, even with
+    budget left. 0 spends whatever helps at all."""
     lowest_price: float = 0.003
     """Smallest price learned, in units of return."""
     highest_price: float = 1.0

@@ -124,7 +124,7 @@ def cpt(rows: Sequence[Mapping[str, Any]], share: float, kinds: Sequence[str] = 
 def choose(selection: Sequence[Mapping[str, Any]], level: float) -> Mapping[str, Any] | None:
     """Return the learned policy with the fewest calls that keeps `level` of DEEPTHINK's success on these rows."""
     floor = level * find(selection, "DEEPTHINK")["success"]["mean"]
-    fit = [row for row in selection if row["kind"] in LEARNED and row["success"]["mean"] >= floor]
+    fit = [row for row in selection if row["kind"] in LEARNED and row["success"]["mean"] >= floor - 1e-9]
     return min(fit, key=lambda row: float(row["calls"]["mean"])) if fit else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -149,3 +150,9 @@ def test_an_experiment_built_in_python_is_checked_too() -> None:
     model = ModelConfig("builtin:keydoor-quick")
     with pytest.raises(ConfigError, match=r"train\.gamma"):
         Experiment("x", config.EnvConfig("londi/KeyDoor-v0"), model, model, train=TrainConfig(gamma=2))
+
+
+def test_the_documented_fields_are_the_real_ones() -> None:
+    done = runpy.run_path(str(ROOT / "docs" / "fields.py"))
+    page = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+    assert done["render"](page) == page, "run `make docs`"

@@ -135,7 +135,7 @@ def test_choose_takes_the_cheapest_that_fits() -> None:
     chosen = frontier.choose(TABLE, 0.99)
     assert chosen is not None
     assert chosen["name"] == "budget 5"
-    chosen = frontier.choose(TABLE, 0.75)  # at the floor exactly
+    chosen = frontier.choose(TABLE, 0.75)
     assert chosen is not None
     assert chosen["name"] == "budget 2"
 

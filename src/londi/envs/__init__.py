@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import gymnasium
@@ -46,13 +47,20 @@ def ids() -> list[str]:
 
 
 def make(env_id: str, **options: Any) -> TextEnv:
-    """Make a text environment; `env_id` is a Gymnasium id, or a bare BabyAI level such as `BabyAI-GoToLocal-v0`.
+    """Make a text environment; `env_id` is a Gymnasium id, `MODULE:ID`, or a bare BabyAI level.
 
     Raises `EnvError` where the id is unknown, an option does not fit, or the environment speaks no text.
     """
     register_envs()
     if env_id.startswith("BabyAI-"):
         env_id, options = "londi/BabyAI-Text-v0", {"level": env_id, **options}
+    module, colon, name = env_id.partition(":")
+    if colon:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise EnvError(f"can't import '{module}' for the environment '{env_id}': {error}") from error
+        env_id = name
     if env_id not in gymnasium.registry:
         raise EnvError(f"unknown environment '{env_id}'{did_you_mean(env_id, gymnasium.registry)} (see `londi envs`)")
     try:

@@ -51,7 +51,7 @@ class DQNConfig:
     tau: float = 0.02
     """Rate of the averaged network; .002 is too slow, .01 to .05 works."""
     call_price: float = 0.005
-    """Price inside the budget learner: of two plans with equal success the one with fewer calls. 0 switches it off."""
+    """Price inside the budget learner: it leaves out calls that gain less, even with budget left. 0 switches it off."""
     lowest_price: float = 0.003
     """Prices are drawn log-uniformly from here..."""
     highest_price: float = 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import Any
 
 from londi.config import ModelConfig
@@ -40,10 +41,14 @@ def _load_python(where: str) -> LanguageModel:
         return found
     if not callable(found):
         raise ModelError(f"'python:{where}' is neither a LanguageModel nor a function")
-    try:
-        made = found()
-    except TypeError:
+    if _takes_a_prompt(found):
         return ScriptedLM(found, name=name)
+    made = found()
     if not isinstance(made, LanguageModel):
         raise ModelError(f"'python:{where}' returned {type(made).__name__}, no LanguageModel")
     return made
+
+
+def _takes_a_prompt(function: Any) -> bool:
+    parameters = inspect.signature(function).parameters.values()
+    return any(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
