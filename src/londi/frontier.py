@@ -122,9 +122,18 @@ def cpt(rows: Sequence[Mapping[str, Any]], share: float, kinds: Sequence[str] = 
 
 
 def choose(selection: Sequence[Mapping[str, Any]], level: float) -> Mapping[str, Any] | None:
-    """Return the learned policy with the fewest calls that keeps `level` of DEEPTHINK's success on these rows."""
+    """Return the learned policy with the fewest calls that keeps `level` of DEEPTHINK's success on these rows.
+
+    It must keep it by one standard error: the cheapest of many policies that just pass has had luck on these seeds,
+    and falls short on others. None where no policy does.
+    """
     floor = level * find(selection, "DEEPTHINK")["success"]["mean"]
-    fit = [row for row in selection if row["kind"] in LEARNED and row["success"]["mean"] >= floor - 1e-9]
+
+    def keeps(row: Mapping[str, Any]) -> bool:
+        s = row["success"]
+        return bool(s["mean"] - (s["high"] - s["low"]) / (2 * 1.96) >= floor - 1e-9)
+
+    fit = [row for row in selection if row["kind"] in LEARNED and keeps(row)]
     return min(fit, key=lambda row: float(row["calls"]["mean"])) if fit else None
 
 

@@ -16,7 +16,7 @@ def row(name: str, kind: str, calls: float, success: float, flops: float = 1.0, 
         "name": name,
         "kind": kind,
         "value": None,
-        "success": {"mean": success},
+        "success": {"mean": success, "low": success, "high": success},
         "calls": {"mean": calls},
         "flops": flops,
         "violations": violations,
@@ -138,6 +138,14 @@ def test_choose_takes_the_cheapest_that_fits() -> None:
     chosen = frontier.choose(TABLE, 0.75)
     assert chosen is not None
     assert chosen["name"] == "budget 2"
+
+
+def test_choose_wants_a_margin_of_one_standard_error() -> None:
+    lucky = row("budget 4", "budget", 4, 0.80) | {"success": {"mean": 0.80, "low": 0.76, "high": 0.84}}
+    safe = row("price 0.1", "price", 6, 0.83) | {"success": {"mean": 0.83, "low": 0.79, "high": 0.87}}
+    chosen = frontier.choose([*PAIR, lucky, safe], 0.99)  # .80 - .0204 < .792 <= .83 - .0204
+    assert chosen is not None
+    assert chosen["name"] == "price 0.1"
 
 
 def test_choose_takes_learned_policies_only() -> None:
