@@ -163,7 +163,8 @@ def render(runs: list[Path]) -> str:
         "## In short",
         "",
         "Budget or price is chosen on selection seeds as the one with the fewest calls that keeps 99 % or 95 % of "
-        "DEEPTHINK's success there; the table shows success, calls and FLOPs on test seeds, as a share of DEEPTHINK's.",
+        "DEEPTHINK's success there by one standard error; the table shows success, calls and FLOPs on test seeds, as a "
+        "share of DEEPTHINK's.",
         "",
         *choices_table(m),
         *models_table(m),

@@ -151,6 +151,7 @@ class Trainer:
                     last_saved = self.step
                     self.save()
         finally:
+            self.pool.shutdown(wait=True)  # after an interrupt, learners may still be in the middle of an update
             self.save()
 
     def _note(self, episode: Episode) -> None:

@@ -18,7 +18,7 @@ def row(name: str, kind: str, calls: float, success: float) -> dict[str, Any]:
         "name": name,
         "kind": kind,
         "value": None,
-        "success": {"mean": success},
+        "success": {"mean": success, "low": success, "high": success},
         "calls": {"mean": calls},
         "flops": 1 + calls,
         "violations": 0,
