@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -110,7 +111,10 @@ def test_the_same_seed_gives_the_same_switcher(trained: Path) -> None:
 def test_ctrl_c_leaves_a_usable_run_that_resumes(tmp_path: Path) -> None:
     (tmp_path / "small.toml").write_text(SMALL.format(steps=10_000))
     command = [sys.executable, "-m", "londi.cli", "train", "small.toml", "--run", "run"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    heed = partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # a shell's background jobs ignore it, and pass that on
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     metrics = tmp_path / "run" / "metrics.jsonl"
     limit = time.monotonic() + 120
     while not metrics.is_file() and time.monotonic() < limit and process.poll() is None:
