@@ -37,7 +37,7 @@ class History:
     """Exploration: share of steps on which a fair coin decides."""
     observations: list[str] = field(default_factory=list)
     actions: list[str] = field(default_factory=list)
-    called: list[bool] = field(default_factory=list)
+    overrode: list[bool] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.observations.append(self.observation)
@@ -50,9 +50,20 @@ class History:
     @property
     def moment(self) -> Moment:
         """Where the episode stands."""
-        seen = self.observations[:-1].count(self.observation)
-        last = self.called[-1] if self.called else False
-        return Moment(len(self.actions), self.max_steps, tuple(self.actions), seen, last)
+        seen = [step for step, text in enumerate(self.observations[:-1]) if text == self.observation]
+        overrides = [step for step, overrode in enumerate(self.overrode) if overrode]
+        now = len(self.actions)
+        return Moment(
+            step=now,
+            max_steps=self.max_steps,
+            actions=tuple(self.actions),
+            times_seen=len(seen),
+            since_seen=now - seen[-1] if seen else 0,
+            overrode_then=bool(seen) and self.overrode[seen[-1]],
+            revisits=len(self.observations) - 1 - len(set(self.observations[:-1])),
+            overrides=len(overrides),
+            since_override=now - overrides[-1] if overrides else 0,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +109,7 @@ class Agent:
             reply = deep.get(i)
             action = (reply or quick[i]).action
             history.actions.append(action)
-            history.called.append(i in granted)
+            history.overrode.append(action != quick[i].action)
             drafts.append(
                 Step(
                     observation=history.observation,

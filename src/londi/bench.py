@@ -7,11 +7,10 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-from londi import lms
+from londi import lms, provenance
 from londi.agent import Agent
 from londi.config import Experiment
 from londi.rollout import Assignment, rollout
-from londi.run import describe_machine
 from londi.switchers import RandomRate
 from londi.train import make_encoder, make_envs
 
@@ -47,7 +46,7 @@ def bench_rollout(
         progress(i + 1)
     row = {"case": f"{num_envs} environments in step", "ours": median(ours), "reference": median(single)}
     row |= {"ratio": median(ours) / median(single), "unit": "environment steps per second"}
-    return {"schema": SCHEMA, "bench": "rollout", "machine": describe_machine(), "rows": [row]}
+    return {"schema": SCHEMA, "bench": "rollout", "environment": provenance.describe(), "rows": [row]}
 
 
 def measure_model(experiment: Experiment, model: lms.LanguageModel, episodes: int, first_seed: int) -> dict[str, Any]:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import platform
-import sys
 import zipfile
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from londi import config
+from londi import config, provenance
 from londi.config import Experiment
 from londi.errors import CheckpointError, RunError
 
@@ -39,7 +35,9 @@ class Run:
         except OSError as error:
             raise RunError(f"can't make the run folder {path}: {error.strerror}") from error
         write_text(path / "config.toml", config.dump(experiment))
-        write_text(path / "environment.json", json.dumps(describe_machine(), indent=2) + "\n")
+        devices = (experiment.quick.device, experiment.deepthink.device)
+        environment = {"schema": SCHEMA, **provenance.describe(devices)}
+        write_text(path / "environment.json", json.dumps(environment, indent=2) + "\n")
         return cls(path, experiment)
 
     @classmethod
@@ -110,15 +108,3 @@ def write_text(path: Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)
-
-
-def describe_machine() -> dict[str, Any]:
-    """Return versions and machine, for `environment.json`."""
-    packages = {}
-    for name in ("londi", "torch", "transformers", "tokenizers", "gymnasium", "minigrid", "numpy"):
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    machine = {"system": platform.system(), "processor": platform.machine(), "cpus": os.cpu_count()}
-    return {"schema": SCHEMA, "python": sys.version.split()[0], "packages": packages, "machine": machine}

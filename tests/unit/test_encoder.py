@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from londi.encoders import ENTROPY, MARGIN, Features, Moment, TextEncoder
-from londi.encoders.text import NUM_OPEN_ACTIONS
+from londi.encoders.text import NUM_MOMENT, NUM_OPEN_ACTIONS
 from londi.errors import ConfigError
 from londi.lms.base import Decision
 from londi.usage import Usage
@@ -27,7 +27,8 @@ def decision(p: tuple[float, ...] | None = (0.5, 0.25, 0.25), action: str = "lef
 
 
 def moment(**changes: Any) -> Moment:
-    return Moment(**{"step": 0, "max_steps": 64, "actions": (), "times_seen": 0, "called_last": False} | changes)
+    quiet = {"times_seen": 0, "since_seen": 0, "overrode_then": False, "revisits": 0, "overrides": 0}
+    return Moment(**{"step": 0, "max_steps": 64, "actions": (), "since_override": 0} | quiet | changes)
 
 
 def encode(encoder: TextEncoder, prompt: str) -> Features:
@@ -51,7 +52,7 @@ def test_a_batch_is_its_singles() -> None:
         decision((0.1, 0.1, 0.8), "forward", hidden=hidden[1]),
         decision((0.2, 0.6, 0.2), "right", hidden=hidden[2]),
     ]
-    moments = [moment(), moment(step=5, actions=("left", "forward"), times_seen=2), moment(step=63, called_last=True)]
+    moments = [moment(), moment(step=5, actions=("left", "forward"), times_seen=2), moment(step=63, overrides=1)]
     batch = TextEncoder().encode(PROMPTS, decisions, moments, ACTIONS)
     singles = [TextEncoder().encode([PROMPTS[i]], [decisions[i]], [moments[i]], ACTIONS) for i in range(3)]
     assert equal(batch, Features.concatenate(singles))
@@ -123,7 +124,7 @@ def test_entropy_and_margin() -> None:
 
 def test_looping() -> None:
     """A text that came before is flagged, and how often is told apart."""
-    rows = [dense(decision(), moment(times_seen=n)) for n in range(5)]
+    rows = [dense(decision(), moment(times_seen=n, since_seen=2 * (n > 0))) for n in range(5)]
     changed = [set(np.flatnonzero(row != rows[0]).tolist()) for row in rows]
     assert changed[0] == set()
     (flag,) = changed[1] & {i for i in range(len(rows[1])) if rows[1][i] == 1 and rows[0][i] == 0}
@@ -134,16 +135,29 @@ def test_looping() -> None:
 
 def test_the_moment_shows() -> None:
     base = dense(decision(), moment(step=4))
-    for other in (moment(step=5), moment(step=4, called_last=True), moment(step=4, actions=("left",))):
-        assert not np.array_equal(base, dense(decision(), other))
+    assert all(-1 <= x <= 1 for x in base[2:NUM_MOMENT])
+    others = (
+        moment(step=5),
+        moment(step=4, actions=("left",)),
+        moment(step=4, times_seen=1, since_seen=2),
+        moment(step=4, times_seen=1, since_seen=3),
+        moment(step=4, times_seen=1, since_seen=3, overrode_then=True),
+        moment(step=4, revisits=1),
+        moment(step=4, overrides=1, since_override=1),
+        moment(step=4, overrides=1, since_override=2),
+        moment(step=4, overrides=2, since_override=2),
+    )
+    rows = [base, *(dense(decision(), other) for other in others)]
+    assert len({row.tobytes() for row in rows}) == len(rows)
 
 
 def test_closed_actions_have_their_own_columns() -> None:
     row = dense(decision((0.5, 0.25, 0.25), "right"), moment(actions=("right", "forward", "left")))
-    assert row[7:10].tolist() == pytest.approx([0.5, 0.25, 0.25])
-    assert row[10:13].tolist() == [0, 1, 0], "QUICK's action"
-    assert row[13:16].tolist() == [1, 0, 0], "the last action"
-    assert row[16:19].tolist() == [0, 1 - 1, 1], "the one before"
+    assert row[NUM_MOMENT : NUM_MOMENT + 3].tolist() == pytest.approx([0.5, 0.25, 0.25])
+    slots = row[NUM_MOMENT + 3 : NUM_MOMENT + 12].reshape(3, 3)
+    assert slots[0].tolist() == [0, 1, 0], "QUICK's action"
+    assert slots[1].tolist() == [1, 0, 0], "the last action"
+    assert slots[2].tolist() == [0, 0, 1], "the one before"
 
 
 def test_probabilities_follow_the_actions_and_not_their_size() -> None:
@@ -160,7 +174,7 @@ def test_open_action_sets() -> None:
     assert features.dense.shape == (1, encoder.num_dense(None))
     row = features.dense[0]
     assert row[ENTROPY] == row[MARGIN] == 0
-    slots = row[7 : 7 + 4 * NUM_OPEN_ACTIONS].reshape(4, NUM_OPEN_ACTIONS)
+    slots = row[NUM_MOMENT : NUM_MOMENT + 4 * NUM_OPEN_ACTIONS].reshape(4, NUM_OPEN_ACTIONS)
     assert slots.sum(1).tolist() == [0, 1, 1, 1]
     other = encoder.encode(["goal: g"], [decision(None, "go home")], [moment(actions=("look", "wait"))], None)
     assert not np.array_equal(features.dense, other.dense)
@@ -169,14 +183,14 @@ def test_open_action_sets() -> None:
 def test_open_actions_with_scores_are_sorted() -> None:
     encoder = TextEncoder()
     scored = encoder.encode(["goal: g"], [decision((0.2, 0.5, 0.3))], [moment()], None).dense[0]
-    assert scored[7:10].tolist() == pytest.approx([0.5, 0.3, 0.2])
+    assert scored[NUM_MOMENT : NUM_MOMENT + 3].tolist() == pytest.approx([0.5, 0.3, 0.2])
     many = decision(tuple([1 / 40] * 40))
-    assert np.count_nonzero(encoder.encode(["g"], [many], [moment()], None).dense[0, 7:23]) == NUM_OPEN_ACTIONS
+    assert np.count_nonzero(encoder.encode(["g"], [many], [moment()], None).dense[0, NUM_MOMENT:28]) == NUM_OPEN_ACTIONS
 
 
 def test_an_action_outside_the_closed_set_is_encoded_not_refused() -> None:
     row = dense(decision(None, "sing"), moment())
-    assert row[10:13].sum() == 1
+    assert row[NUM_MOMENT + 3 : NUM_MOMENT + 6].sum() == 1
 
 
 @pytest.mark.parametrize("width", [8, 16, 64, 1000])
@@ -186,7 +200,7 @@ def test_hidden_states_of_any_width(width: int) -> None:
     states = rng.standard_normal((2, width)).astype(np.float32)
     rows = [dense(decision(hidden=state), moment(), hidden=16)[-16:] for state in states]
     assert all(row.shape == (16,) for row in rows)
-    assert encoder.num_dense(3) == 7 + 4 * 3 + 16
+    assert encoder.num_dense(3) == NUM_MOMENT + 4 * 3 + 16
     assert not np.allclose(rows[0], rows[1])
     scaled = dense(decision(hidden=1000 * states[0]), moment(), hidden=16)[-16:]
     np.testing.assert_allclose(scaled, rows[0], rtol=1e-3), "the scale of a model's hidden state does not matter"
@@ -206,7 +220,7 @@ def test_the_projection_keeps_distances_in_order() -> None:
 
 def test_no_hidden_columns() -> None:
     wide = dense(decision(hidden=np.ones(50, np.float32)), moment(), hidden=0)
-    assert wide.shape == (7 + 4 * 3,)
+    assert wide.shape == (NUM_MOMENT + 4 * 3,)
     assert not dense(decision(), moment())[-32:].any()
 
 

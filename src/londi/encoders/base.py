@@ -27,7 +27,17 @@ class Moment:
     times_seen: int
     """How often the present observation was seen before in this episode: a memoryless model that comes back to a
     text is in a loop."""
-    called_last: bool
+    since_seen: int
+    """Steps since it was last seen; 0 where `times_seen` is 0."""
+    overrode_then: bool
+    """Whether DEEPTHINK overrode QUICK when it was last seen."""
+    revisits: int
+    """Earlier steps of the episode whose observation had been seen before them."""
+    overrides: int
+    """Steps so far on which DEEPTHINK acted and said something else than QUICK. A call that agreed leaves no trace
+    here: the state is the same as if QUICK had acted, which is what lets the learners count it as both."""
+    since_override: int
+    """Steps since the last of them (1: the step before this one); 0 where there was none."""
 
 
 @dataclass(frozen=True, slots=True)

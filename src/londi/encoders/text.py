@@ -21,6 +21,8 @@ from londi.lms.base import Decision
 
 _CLAUSE = re.compile(r"[.,;!?]\s+|[.;!?]$")
 NUM_FIELDS = 8
+NUM_MOMENT = 12
+"""Dense columns before those of the actions: entropy, margin, and the moment of the episode."""
 NUM_OPEN_ACTIONS = 16
 """Buckets for the actions of an open set."""
 
@@ -48,7 +50,7 @@ class TextEncoder:
 
     def num_dense(self, num_actions: int | None) -> int:
         """Return D for a closed set of `num_actions`, or None for an open one."""
-        return 7 + 4 * (num_actions or NUM_OPEN_ACTIONS) + self.hidden
+        return NUM_MOMENT + 4 * (num_actions or NUM_OPEN_ACTIONS) + self.hidden
 
     def encode(
         self,
@@ -96,25 +98,31 @@ class TextEncoder:
     def _dense(self, decision: Decision, moment: Moment, admissible: tuple[str, ...] | None) -> NDArray[np.float32]:
         size = len(admissible) if admissible else NUM_OPEN_ACTIONS
         p = probabilities(decision)
-        columns = np.zeros(7 + 4 * size + self.hidden, np.float32)
+        columns = np.zeros(NUM_MOMENT + 4 * size + self.hidden, np.float32)
         top = np.sort(p)[::-1]
-        columns[:7] = (
+        m = moment
+        columns[:NUM_MOMENT] = (
             entropy(p),
             top[0] - top[1] if len(top) > 1 else 0.0,
-            1.0 - moment.step / moment.max_steps,
-            min(moment.times_seen, 3) / 3,
-            moment.times_seen > 0,
-            moment.called_last,
-            np.exp(-moment.step / 4),
+            1.0 - m.step / m.max_steps,
+            np.exp(-m.step / 4),
+            m.times_seen > 0,
+            min(m.times_seen, 3) / 3,
+            np.exp(-m.since_seen / 4) * (m.times_seen > 0),
+            m.overrode_then,
+            min(m.revisits, 8) / 8,
+            min(m.overrides, 8) / 8,
+            m.since_override == 1,
+            np.exp(-m.since_override / 4) * (m.overrides > 0),
         )
         if admissible:
-            columns[7 : 7 + size] = p if len(p) else 0
+            columns[NUM_MOMENT : NUM_MOMENT + size] = p if len(p) else 0
         else:
-            columns[7 : 7 + min(size, len(top))] = top[:size]
+            columns[NUM_MOMENT : NUM_MOMENT + min(size, len(top))] = top[:size]
         for slot, action in enumerate((decision.action, *moment.actions[:-3:-1]), start=1):
-            columns[7 + slot * size + _index(action, admissible)] = 1
+            columns[NUM_MOMENT + slot * size + _index(action, admissible)] = 1
         if self.hidden and decision.hidden is not None:
-            columns[7 + 4 * size :] = self._reduce(decision.hidden)
+            columns[NUM_MOMENT + 4 * size :] = self._reduce(decision.hidden)
         return columns
 
     def _reduce(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
