@@ -46,7 +46,7 @@ def bench_rollout(
         progress(i + 1)
     row = {"case": f"{num_envs} environments in step", "ours": median(ours), "reference": median(single)}
     row |= {"ratio": median(ours) / median(single), "unit": "environment steps per second"}
-    return {"schema": SCHEMA, "bench": "rollout", "environment": provenance.describe(), "rows": [row]}
+    return {"schema": SCHEMA, "bench": "rollout", "machine": provenance.describe(), "rows": [row]}
 
 
 def measure_model(experiment: Experiment, model: lms.LanguageModel, episodes: int, first_seed: int) -> dict[str, Any]:

@@ -141,12 +141,11 @@ def describe(grid: Any, visible: Any) -> str:
 class BabyAITextEnv(TextEnv):
     """A BabyAI level in words: reward 1 when the mission is done, 0 otherwise.
 
-    Parameters
-    ----------
-    level: id of a registered BabyAI level (`BabyAI-GoToLocal-v0`), or None for the kinds of task below.
-    kinds: kinds of task to draw from, when `level` is None; see `KINDS`.
-    max_steps: step limit; more lets a lost model find the goal by accident. The papers use 64 to 128.
-    room_size, num_objects: size with walls (8) and objects in the room, the goal's among them (8).
+    - `level`: id of a registered BabyAI level (`BabyAI-GoToLocal-v0`), or None for the kinds of task below.
+    - `kinds`: kinds of task to draw from, when `level` is None; see `KINDS`.
+    - `max_steps`: step limit; more lets a lost model find the goal by accident. The papers use 64 to 128.
+    - `room_size`: cells a side, walls included (8).
+    - `num_objects`: objects in the room, the goal's among them (8).
 
     Raises `EnvError` for an unknown level and `ConfigError` for an unknown kind.
     """

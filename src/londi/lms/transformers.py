@@ -35,14 +35,12 @@ Mode = Literal["auto", "score", "generate"]
 class TransformersLM:
     """A Hugging Face model as a `LanguageModel`.
 
-    Parameters
-    ----------
-    model: folder or hub id. Raises `ModelError` where it can't be loaded.
-    mode: how to decide, see the module.
-    max_new_tokens: longest reply in `generate`; None takes the model's own setting, else 64.
-    device: `cpu`, `cuda`, `cuda:1`, ...
-    dtype: `auto` (as stored), `float32`, `bfloat16`, `float16`.
-    max_batch: prompts in one forward pass; lower where memory is short.
+    - `model`: folder or hub id. Raises `ModelError` where it can't be loaded.
+    - `mode`: how to decide, see the module.
+    - `max_new_tokens`: longest reply in `generate`; None takes the model's own setting, else 64.
+    - `device`: `cpu`, `cuda`, `cuda:1`, ...
+    - `dtype`: `auto` (as stored), `float32`, `bfloat16`, `float16`.
+    - `max_batch`: prompts in one forward pass; lower where memory is short.
     """
 
     def __init__(
