@@ -73,12 +73,13 @@ class SwitcherConfig:
 class TrainConfig:
     """How the Switcher is trained."""
 
-    num_steps: int = 48_000
-    """Environment steps, shared by all learners. More is better; 20,000 to 80,000 is typical for BabyAI-Text."""
+    num_steps: int = 96_000
+    """Environment steps, shared by all learners. More is better; 30,000 to 100,000 is typical for BabyAI-Text."""
     num_envs: int = 32
     """Episodes played in step."""
-    updates_per_step: float = 0.15
-    """Optimiser steps of each learner for each environment step. Typical 0.05 to 0.5."""
+    updates_per_step: float = 0.3
+    """Optimiser steps of each learner for each environment step. More learns more from the same episodes; 0.1 to 0.5
+    is typical."""
     warmup_steps: int = 1_000
     """Environment steps before the first update."""
     learners: tuple[Literal["budget", "price"], ...] = ("budget", "price")
@@ -122,11 +123,12 @@ class EvaluateConfig:
 
     episodes: int = 500
     """Test episodes of each policy."""
-    selection_episodes: int = 500
-    """Episodes on which budget and price are chosen."""
+    selection_episodes: int = 1_000
+    """Episodes on which budget and price are chosen. More choose closer to the limit, since the margin of one standard
+    error shrinks."""
     budgets: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12)
     """Budgets n to measure."""
-    prices: tuple[float, ...] = (0.006, 0.012, 0.018, 0.025, 0.035, 0.05, 0.07, 0.1, 0.15, 0.25, 0.5)
+    prices: tuple[float, ...] = (0.006, 0.009, 0.012, 0.018, 0.025, 0.035, 0.05, 0.07, 0.1, 0.15, 0.25, 0.5)
     """Prices c to measure."""
     random_rates: tuple[float, ...] = (0.1, 0.2, 0.3, 0.45, 0.6, 0.8)
     """Random call rates to measure."""

@@ -26,7 +26,7 @@ from londi.run import Run, write_text
 from londi.switchers import Always, EntropyThreshold, Never, RandomRate, Switcher
 from londi.train import make_encoder, make_envs
 
-TEST_SEEDS, SELECTION_SEEDS = 10_000_000, 20_000_000
+TEST_SEEDS, SELECTION_SEEDS = 50_000_000, 20_000_000
 CHUNK = 50
 KEPT_EPISODES = 200
 """Episodes of QUICK, DEEPTHINK and the chosen policy that are stored for the report and `watch`."""

@@ -29,8 +29,8 @@ from londi.run import Run, load_checkpoint, save_checkpoint
 from londi.switchers import Choice, Query
 from londi.switchers.network import NetworkShape, NetworkSwitcher
 
-TRAINING_SEEDS = 100_000_000
-"""First seed of training episodes; evaluation uses seeds far below."""
+TRAINING_SEEDS = 2**32
+"""Training with seed k plays episodes from (k + 1) times this on; evaluation's seeds lie below all of them."""
 METRICS_STEPS = 1_000
 
 
@@ -115,7 +115,7 @@ class Trainer:
         while True:
             number = self.started
             self.started += 1
-            seed = TRAINING_SEEDS + self.experiment.seed * 10_000_000 + number
+            seed = TRAINING_SEEDS * (self.experiment.seed + 1) + number
             rng = np.random.default_rng((seed, 1))
             kind = t.learners[int(rng.integers(len(t.learners)))]
             learned = self.step > t.num_steps / 2 and rng.random() < t.on_policy
