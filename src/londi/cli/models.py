@@ -1,0 +1,131 @@
+"""`londi lm train | info` and `londi bench`: language models and how fast they run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from londi import config
+from londi.cli.runs import DEMO
+from londi.cli.terminal import bar, out, print_json
+from londi.errors import ConfigError
+
+lm = tyro.extras.SubcommandApp()
+
+
+@lm.command(name="train")
+def lm_train(
+    out_folder: Annotated[Path, tyro.conf.arg(name="out")] = Path("pair"),
+    seed: int = 0,
+    episodes: int = 10_000,
+    only: Literal["both", "quick", "deepthink"] = "both",
+) -> None:
+    """Train the built-in BabyAI pair from nothing: demonstrations of the BabyAI bot, then behaviour cloning.
+
+    Args:
+        out_folder: folder for the two models.
+        seed: decides demonstrations and training.
+        episodes: demonstrations to clone.
+        only: one of the two, or both.
+    """
+    from londi.cloning import demos
+    from londi.cloning import train as cloning
+    from londi.envs.babyai import KINDS
+
+    if episodes < 1 or seed < 0:
+        raise ConfigError("--episodes must be at least 1 and --seed at least 0")
+    with bar("demonstrations", episodes) as move:
+        shown = demos.collect(KINDS, episodes, seed=seed, progress=lambda n: move(advance=n))
+    for name, recipe in (("quick", cloning.QUICK), ("deepthink", cloning.DEEPTHINK)):
+        if only in ("both", name):
+            with bar(name, recipe.num_updates) as move:
+                cloning.train(
+                    shown,
+                    recipe,
+                    out_folder / name,
+                    seed=seed,
+                    progress=lambda i, loss: move(i, extra=f"loss {loss:.3f}"),
+                )
+            out.print(f"{name}: {out_folder / name}", soft_wrap=True)
+
+
+@lm.command(name="info")
+def lm_info(
+    model: tyro.conf.Positional[str],
+    env: str = "londi/BabyAI-GoToPickUp-v0",
+    max_steps: int | None = None,
+    episodes: int = 0,
+    json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Show a language model; with --episodes, play it alone and measure success and cost per decision.
+
+    Args:
+        model: as in an experiment: builtin:NAME, a folder, a hub id or python:MODULE:NAME.
+        env: environment to play.
+        max_steps: its step limit, instead of its own.
+        episodes: episodes to play.
+        json: print JSON.
+    """
+    from londi import lms
+    from londi.bench import measure_model
+    from londi.evaluate import TEST_SEEDS
+
+    spec = config.ModelConfig(model)
+    found = lms.load(spec)
+    info: dict[str, Any] = {"schema": 1, "model": model, "name": found.name}
+    for key in ("mode", "num_parameters", "seq2seq", "context", "max_new_tokens"):
+        if hasattr(found, key):
+            info[key] = getattr(found, key)
+    if episodes:
+        options = {} if max_steps is None else {"max_steps": max_steps}
+        setting = config.Experiment("info", config.EnvConfig(env, options), spec, spec)
+        info |= {"env": env, "episodes": episodes, **measure_model(setting, found, episodes, TEST_SEEDS)}
+    if json:
+        print_json(info)
+        return
+    for key, value in info.items():
+        out.print(f"{key:20} {_plain(value)}", highlight=False)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{value['mean']:.3f} (95 %: {value['low']:.3f} to {value['high']:.3f})"
+    return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
+
+
+bench = tyro.extras.SubcommandApp()
+
+
+@bench.command(name="rollout")
+def bench_rollout(
+    experiment: Path | None = None,
+    num_envs: int = 32,
+    json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Environment steps per second, many environments in step against one at a time.
+
+    Args:
+        experiment: TOML file; default the demo's.
+        num_envs: environments in step.
+        json: print JSON.
+    """
+    import torch
+
+    from londi.bench import bench_rollout as measure
+
+    if num_envs < 1:
+        raise ConfigError(f"--num-envs must be at least 1, not {num_envs}")
+    setting = config.load(experiment or DEMO)
+    torch.set_num_threads(setting.train.threads)
+    with bar("rollout", 5) as move:
+        result = measure(setting, num_envs, progress=lambda done: move(done))
+    if json:
+        print_json(result)
+        return
+    for row in result["rows"]:
+        out.print(
+            f"{row['case']}: {row['ours']:.0f} against {row['reference']:.0f} {row['unit']}, ratio {row['ratio']:.1f}",
+            highlight=False,
+        )

@@ -1,0 +1,197 @@
+"""Commands on experiments and run folders."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.table import Table
+
+from londi import config
+from londi.cli.terminal import bar, err, out, print_frontier, print_json
+from londi.errors import ConfigError, LondiError, RunError
+
+DEMO = Path(__file__).parents[1] / "templates" / "demo.toml"
+app = tyro.extras.SubcommandApp()
+
+
+@app.command
+def train(
+    experiment: tyro.conf.Positional[Path],
+    run: Path | None = None,
+    seed: int | None = None,
+    steps: int | None = None,
+) -> None:
+    """Train the Switchers of an experiment (TOML); go on where an interrupted run stopped.
+
+    Args:
+        experiment: the experiment's TOML file.
+        run: run folder; default runs/NAME-SEED.
+        seed: training seed, instead of the file's.
+        steps: environment steps, instead of the file's.
+    """
+    setting = config.load(experiment)
+    if seed is not None:
+        setting = replace(setting, seed=seed)
+    if steps is not None:
+        setting = replace(setting, train=replace(setting.train, num_steps=steps))
+    folder = run or Path("runs") / f"{setting.name}-{setting.seed}"
+    _train(folder, setting)
+    out.print(f"trained: {folder}   next: londi evaluate {folder}", soft_wrap=True)
+
+
+def _train(folder: Path, setting: config.Experiment) -> None:
+    from londi.train import prepare
+
+    trainer = prepare(folder, setting)
+    if trainer.step:
+        err.print(f"resuming {folder} at step {trainer.step:,}")
+    with bar("training", setting.train.num_steps) as move:
+        try:
+            trainer.train(lambda p: move(p.step, extra=f"success {p.success:.2f}  calls {p.calls:.1f}"))
+        except KeyboardInterrupt:
+            err.print(f"interrupted at step {trainer.step:,}; the same command goes on, and the run can be evaluated")
+            raise
+
+
+@app.command
+def evaluate(run: tyro.conf.Positional[Path], json: Annotated[bool, tyro.conf.arg(name="json")] = False) -> None:
+    """Measure every budget, price and baseline on fresh seeds; write frontier.json.
+
+    Args:
+        run: the run folder.
+        json: print frontier.json instead of the table.
+    """
+    result = _evaluate(run)
+    if json:
+        print_json(result)
+    else:
+        print_frontier(result)
+
+
+def _evaluate(run: Path) -> dict[str, Any]:
+    from londi.evaluate import evaluate as measure
+    from londi.evaluate import num_plays
+    from londi.run import Run
+
+    opened = Run.open(run)
+    opened.load_switchers()  # complain before a progress bar stands there
+    with bar("evaluating", num_plays(opened.experiment)) as move:
+        return measure(opened, lambda plays: move(advance=plays))
+
+
+@app.command
+def report(run: tyro.conf.Positional[Path]) -> None:
+    """Draw frontier.png and write report.html.
+
+    Args:
+        run: the run folder, evaluated.
+    """
+    from londi.report import write_report
+
+    page = write_report(run)
+    out.print(f"picture: {run / 'frontier.png'}", soft_wrap=True)
+    out.print(f"report:  {page}", soft_wrap=True)
+
+
+@app.command
+def watch(
+    run: tyro.conf.Positional[Path],
+    policy: Literal["chosen", "quick", "deepthink"] = "chosen",
+    episode: int | None = None,
+    delay: float = 0.3,
+) -> None:
+    """Replay an episode in the terminal, DEEPTHINK's steps standing out.
+
+    Args:
+        run: the run folder, evaluated.
+        policy: whose episode: the chosen Switcher's, QUICK's or DEEPTHINK's.
+        episode: number of the stored episode; default the first with a call.
+        delay: seconds between steps.
+    """
+    from londi.episode import read_episodes
+    from londi.run import Run
+    from londi.watch import watch as replay
+
+    Run.open(run)
+    episodes = list(read_episodes(run / "episodes" / f"{policy}.jsonl"))
+    if episode is not None and not 0 <= episode < len(episodes):
+        raise RunError(f"there are episodes 0 to {len(episodes) - 1}, not {episode}")
+    if delay < 0:
+        raise ConfigError(f"--delay must be at least 0 seconds, not {delay}")
+    first = next((i for i, e in enumerate(episodes) if e.num_calls), 0)
+    replay(episodes[first if episode is None else episode], out, delay)
+
+
+@app.command
+def demo(folder: Path = Path("runs/demo"), experiment: Path | None = None) -> None:
+    """Train, evaluate and report in a few minutes, with the built-in pair.
+
+    Args:
+        folder: run folder; a finished one is shown again.
+        experiment: TOML file; default the demo's own.
+    """
+    setting = config.load(experiment or DEMO)
+    if not (folder / "frontier.json").is_file():
+        try:
+            _train(folder, setting)
+        except RunError as error:
+            if "trained already" not in str(error):
+                raise
+        _evaluate(folder)
+    print_frontier(json.loads((folder / "frontier.json").read_text(encoding="utf-8")))
+    report(folder)
+
+
+@app.command
+def summary(
+    runs: tyro.conf.Positional[tuple[Path, ...]], json: Annotated[bool, tyro.conf.arg(name="json")] = False
+) -> None:
+    """Mean and standard deviation over the training seeds of one experiment.
+
+    Args:
+        runs: run folders, evaluated, one for each training seed.
+        json: print JSON.
+    """
+    from londi.summary import summarise_runs
+
+    result = summarise_runs(runs)
+    if json:
+        print_json(result)
+        return
+    table = Table(title=f"{result['experiment']}: mean ± std over {len(result['training_seeds'])} training seeds")
+    for column in ("measure", "mean", "std", "each"):
+        table.add_column(column, justify="left" if column == "measure" else "right")
+    for name, row in result["measures"].items():
+        each = "  ".join("—" if v is None else f"{v:.3f}" for v in row["each"])
+        cells = ["—" if row[key] is None else f"{row[key]:.3f}" for key in ("mean", "std")]
+        table.add_row(name, *cells, each)
+    out.print(table)
+
+
+@app.command
+def envs(json: Annotated[bool, tyro.conf.arg(name="json")] = False) -> None:
+    """List the text environments.
+
+    Args:
+        json: print JSON.
+    """
+    from londi import envs as rooms
+
+    try:
+        from londi.envs.babyai import levels
+
+        wrapped = levels()
+    except LondiError as error:
+        wrapped = []
+        err.print(str(error))
+    if json:
+        print_json({"schema": 1, "envs": rooms.ids(), "babyai_levels": wrapped})
+        return
+    for name in rooms.ids():
+        out.print(name, highlight=False)
+    out.print(f"\nand any of {len(wrapped)} BabyAI levels, by its own id:")
+    out.print(", ".join(wrapped), highlight=False)

@@ -1,0 +1,68 @@
+"""What commands share: consoles, progress bars, tables, JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+out, err = Console(), Console(stderr=True)
+
+
+@contextmanager
+def bar(label: str, total: int, extra: str = "") -> Iterator[Any]:
+    """Show a progress bar on stderr; yields a function that moves it to `done` or by `advance`."""
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[extra]}")]
+    with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=err) as progress:
+        task = progress.add_task(label, total=total, extra=extra)
+
+        def move(done: int | None = None, *, advance: int | None = None, extra: str | None = None) -> None:
+            fields = {} if extra is None else {"extra": extra}
+            progress.update(task, completed=done, advance=advance, **fields)  # type: ignore[arg-type]
+
+        yield move
+
+
+def print_frontier(result: dict[str, Any]) -> None:
+    """Print the table of a frontier and what the choices come to."""
+    table = Table(title=f"{result['experiment']}: {result['episodes']} test episodes of each policy")
+    for column in ("policy", "success", "95 %", "calls", "max", "share", "MFLOPs", "steps"):
+        table.add_column(column, justify="left" if column == "policy" else "right")
+    chosen = {c["name"] for c in result["choices"].values() if c}
+    last = ""
+    for row in result["policies"]:
+        if last and row["kind"] != last:
+            table.add_section()
+        last, s = row["kind"], row["success"]
+        table.add_row(
+            row["name"] + (" *" if row["name"] in chosen else ""),
+            f"{s['mean']:.3f}",
+            f"{s['low']:.2f}-{s['high']:.2f}",
+            f"{row['calls']['mean']:.2f}",
+            str(row["calls"]["max"]),
+            f"{row['call_share']:.2f}",
+            f"{row['flops'] / 1e6:.1f}",
+            f"{row['steps']:.1f}",
+        )
+    out.print(table)
+    for key, level in (("at_99", 99), ("at_95", 95)):
+        c = result["choices"][key]
+        if c:
+            line = f"{c['success_ratio']:.1%} of DEEPTHINK's success with {c['calls_ratio']:.1%} of its calls"
+            out.print(f"* chosen on selection seeds for {level} %: {c['name']} keeps {line}", highlight=False)
+        else:
+            out.print(f"no policy kept {level} % of DEEPTHINK's success on the selection seeds", highlight=False)
+    volumes = {k: v for k, v in result["metrics"]["hypervolume"].items() if v is not None}
+    out.print("hypervolume: " + ", ".join(f"{k} {v:.3f}" for k, v in volumes.items()), highlight=False)
+    out.print(f"budget violations: {result['metrics']['violations']}", highlight=False)
+
+
+def print_json(data: dict[str, Any]) -> None:
+    """Print data as JSON, and nothing else, on stdout."""
+    sys.stdout.write(json.dumps(data, indent=1) + "\n")
