@@ -181,8 +181,10 @@ def _check(experiment: Experiment) -> None:
         wrong.append("train.learners is empty: name 'budget', 'price' or both")
     if not 0 < t.gamma <= 1:
         wrong.append(f"train.gamma must lie in (0, 1], not {t.gamma}")
-    if t.updates_per_step < 0 or t.warmup_steps < 0 or experiment.seed < 0:
-        wrong.append("train.updates_per_step, train.warmup_steps and seed must be at least 0")
+    signs = {"seed": experiment.seed, "train.warmup_steps": t.warmup_steps}
+    wrong += [f"{key} must be at least 0, not {value}" for key, value in signs.items() if value < 0]
+    if not t.updates_per_step >= 0:
+        wrong.append(f"train.updates_per_step must be at least 0, not {t.updates_per_step}")
     if not experiment.name or "/" in experiment.name or experiment.name.startswith("."):
         wrong.append(f"name must be the name of a folder, not {experiment.name!r}")
     if wrong:

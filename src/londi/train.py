@@ -220,7 +220,9 @@ def prepare(path: Path, experiment: Experiment) -> Trainer:
     if not (path / "config.toml").is_file():
         if path.exists() and any(path.iterdir()):
             raise RunError(f"{path} is not empty and no run folder: choose another with --run")
-        return Trainer(Run.create(path, experiment))
+        trainer = Trainer(Run(path, experiment))  # before the folder: what can't be loaded leaves none behind
+        Run.create(path, experiment)
+        return trainer
     run = Run.open(path)
     if run.experiment != experiment:
         raise RunError(f"{path} holds another experiment (its config.toml differs): choose another with --run")

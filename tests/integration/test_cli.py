@@ -147,6 +147,10 @@ WRONG = {
         _replaced("builtin:keydoor-quick", "./no/such/model"),
         "no model folder at ./no/such/model",
     ),
+    "no such device": (
+        _replaced('"builtin:keydoor-quick"', '"builtin:babyai-quick"\ndevice = "cuda:99"'),
+        "there is no device 'cuda:99'",
+    ),
     "unknown built-in": (_replaced("builtin:keydoor-quick", "builtin:keydor-quick"), "did you mean 'keydoor-quick'"),
     "budget -1": (_replaced("[0, 1, 2, 4]", "[-1]"), "a budget is a number of calls >= 0, not -1"),
     "no TOML": ("name = ", "is no TOML"),
@@ -162,6 +166,7 @@ def test_wrong_input_gives_one_line_and_exit_code_2(case: str, tmp_path: Path) -
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "runs").exists(), "nothing in the way of the corrected file"
 
 
 def test_wrong_run_folders_give_one_line_and_exit_code_2(trained: Path) -> None:
@@ -180,5 +185,8 @@ def test_wrong_run_folders_give_one_line_and_exit_code_2(trained: Path) -> None:
     environment = copy / "environment.json"
     environment.write_text(environment.read_text().replace('"schema": 1', '"schema": 99'))
     fails("evaluate", copy, "another version of londi")
+    environment.write_text(environment.read_text().replace('"schema": 99', '"schema": 1'))
+    (copy / "episodes" / "chosen.jsonl").write_text("")
+    fails("watch", copy, "holds no episode")
     (copy / "frontier.json").unlink()
     fails("report", copy, "londi evaluate")

@@ -118,6 +118,8 @@ def watch(
 
     Run.open(run)
     episodes = list(read_episodes(run / "episodes" / f"{policy}.jsonl"))
+    if not episodes:
+        raise RunError(f"{run / 'episodes' / policy}.jsonl holds no episode: run `londi evaluate {run}` again")
     if episode is not None and not 0 <= episode < len(episodes):
         raise RunError(f"there are episodes 0 to {len(episodes) - 1}, not {episode}")
     if delay < 0:

@@ -232,6 +232,12 @@ def _quiet() -> Iterator[None]:
 def _load(model: str, device: str, dtype: str) -> tuple[Any, Any]:
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
         raise ConfigError(f"dtype is auto, float32, bfloat16 or float16, not '{dtype}'")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"there is no device '{device}' on this machine: take 'cpu', or what torch can use"
+        ) from error
     folder = Path(model).expanduser()
     looks_local = folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1
     if looks_local and not (folder / "config.json").is_file():
