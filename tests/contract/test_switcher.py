@@ -74,7 +74,8 @@ def features(count: int = SIZE) -> Features:
         p = rng.dirichlet([0.7] * 3)
         hidden = rng.standard_normal(20).astype(np.float32)
         decisions.append(Decision(ACTIONS[p.argmax()], Usage(1), tuple(np.log(p).tolist()), hidden=hidden))
-        moments.append(Moment(int(rng.integers(60)), 64, ("left", "forward"), int(rng.integers(3)), False))
+        counts = (int(rng.integers(3)), int(rng.integers(9)), bool(rng.integers(2)), *map(int, rng.integers(9, size=3)))
+        moments.append(Moment(int(rng.integers(60)), 64, ("left", "forward"), *counts))
     return ENCODER.encode(prompts, decisions, moments, ACTIONS)
 
 
@@ -228,7 +229,7 @@ def test_clauses_shared_by_states_are_read_as_if_alone() -> None:
     """The same words in another line, and another number of clauses, within one batch."""
     prompts = ["red ball\nwall. key.", "wall\nred ball.", "red ball", "key\nwall. red ball. wall."]
     decisions = [Decision("left", Usage(1), tuple(np.log([0.5, 0.25, 0.25]).tolist()))] * 4
-    phi = ENCODER.encode(prompts, decisions, [Moment(3, 64, (), 0, False)] * 4, ACTIONS)
+    phi = ENCODER.encode(prompts, decisions, [Moment(3, 64, (), 0, 0, False, 0, 0, 0)] * 4, ACTIONS)
     for kind in ("budget", "price"):
         batch = network(kind).choose(make_query(2, 0.1, phi)).advantage
         singles = [network(kind).choose(make_query(2, 0.1, phi[[row]])).advantage[0] for row in range(4)]
