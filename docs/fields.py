@@ -45,7 +45,8 @@ def default(field: dataclasses.Field[Any]) -> str:
     """Return a field's default as TOML."""
     if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
         return "required"
-    value = field.default_factory() if field.default is dataclasses.MISSING else field.default  # type: ignore[misc]
+    factory = field.default_factory
+    value = field.default if factory is dataclasses.MISSING else factory()
     if value is None:
         return "none"
     return f"`{json.dumps(value)}`"

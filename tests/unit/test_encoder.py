@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,7 @@ def decision(p: tuple[float, ...] | None = (0.5, 0.25, 0.25), action: str = "lef
 
 
 def moment(**changes: Any) -> Moment:
-    quiet = {"times_seen": 0, "since_seen": 0, "overrode_then": False, "revisits": 0, "overrides": 0}
-    return Moment(**{"step": 0, "max_steps": 64, "actions": (), "since_override": 0} | quiet | changes)
+    return replace(Moment(0, 64, (), 0, 0, False, 0, 0, 0), **changes)
 
 
 def encode(encoder: TextEncoder, prompt: str) -> Features:
@@ -36,9 +36,10 @@ def encode(encoder: TextEncoder, prompt: str) -> Features:
 
 
 def dense(
-    decision_: Decision, moment_: Moment, admissible: tuple[str, ...] | None = ACTIONS, **sizes: int
+    decision_: Decision, moment_: Moment, admissible: tuple[str, ...] | None = ACTIONS, **sizes: Any
 ) -> NDArray[np.float32]:
-    return TextEncoder(**sizes).encode(["goal: g"], [decision_], [moment_], admissible).dense[0]
+    row: NDArray[np.float32] = TextEncoder(**sizes).encode(["goal: g"], [decision_], [moment_], admissible).dense[0]
+    return row
 
 
 def equal(a: Features, b: Features) -> bool:
@@ -225,7 +226,7 @@ def test_no_hidden_columns() -> None:
 
 
 @pytest.mark.parametrize("sizes", [{"clauses": 0}, {"ngrams": 0}, {"buckets": 1}, {"buckets": 40_000}, {"hidden": -1}])
-def test_bad_sizes(sizes: dict[str, int]) -> None:
+def test_bad_sizes(sizes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         TextEncoder(**sizes)
 

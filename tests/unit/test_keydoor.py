@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -249,6 +250,6 @@ def test_confidence_alone_does_not_find_the_wrong_places(mdp: SwitchingMDP) -> N
 
 
 @pytest.mark.parametrize("options", [{"slip": -0.1}, {"slip": 1.0}, {"slip": float("nan")}, {"max_steps": 0}])
-def test_bad_options_are_refused(options: dict[str, float]) -> None:
+def test_bad_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         KeyDoorEnv(**options)

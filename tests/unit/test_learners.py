@@ -86,7 +86,7 @@ def test_price_targets_charge_the_call_and_nothing_else() -> None:
     assert torch.allclose(quick, torch.from_numpy(data.reward)[:, None].expand(-1, 5))
     assert (paid >= agent.config.lowest_price * 0.999).all()
     assert (paid <= agent.config.highest_price * 1.001).all()
-    assert len(paid.unique()) > 5
+    assert len(set(paid.flatten().tolist())) > 5
 
 
 @pytest.mark.parametrize("kind", ["budget", "price"])
@@ -106,7 +106,7 @@ def test_what_deepthink_said_too_teaches_both_choices(kind: str) -> None:
 
         setattr(agent, inner.__name__, keep)
         value, _ = agent._losses(batch([True] * 4, [agreed] * 4, [False] * 4))
-        value.backward()
+        torch.autograd.backward(value)
         assert captured[0].grad is not None
         return float(captured[0].grad[..., 0].abs().sum())
 

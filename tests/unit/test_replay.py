@@ -16,7 +16,7 @@ def trajectory(first: int, steps: int) -> Trajectory:
         np.stack([numbers, -numbers], 1).astype(np.float32),
     )
     floats = numbers.astype(np.float32)
-    return Trajectory(features, numbers % 2 == 1, numbers % 4 == 1, floats, 2 * floats, floats / 8)
+    return Trajectory(features, numbers % 2 == 1, numbers % 4 == 1, floats, 2 * floats, (floats / 8).astype(np.float32))
 
 
 def sample(replay: Replay, count: int = 3000) -> Transitions:

@@ -201,7 +201,7 @@ def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ConfigError, match="bool"):
         evaluate_policy(mdp, T, np.zeros((T, 4), bool))
     with pytest.raises(ConfigError, match="bool"):
-        evaluate_policy(mdp, T, np.zeros((T, 5)))
+        evaluate_policy(mdp, T, np.zeros((T, 5)))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no call is left"):
         evaluate_policy(mdp, T, ~wide)
     for cap in (-1, 3):
