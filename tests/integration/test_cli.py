@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -12,6 +13,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+
+from londi import lms
+from londi.agent import Agent
+from londi.episode import read_episodes, write_episodes
+from londi.rollout import Assignment, rollout
+from londi.run import Run
+from londi.train import make_encoder, make_envs
 
 ROOT = Path(__file__).parents[2]
 SMALL = """
@@ -66,6 +74,19 @@ def test_the_frontier_is_complete_and_true(trained: Path) -> None:
         assert rows[f"budget {n}"]["calls"]["max"] <= n
     assert result["metrics"]["violations"] == 0
     assert rows["disagreement oracle"]["calls"]["mean"] < rows["DEEPTHINK"]["calls"]["mean"]
+
+
+def test_episodes_with_a_spent_budget_are_written_and_read(trained: Path, tmp_path: Path) -> None:
+    run = Run.open(trained / "run")
+    quick, deepthink = lms.load(run.experiment.quick), lms.load(run.experiment.deepthink)
+    agent = Agent(quick, deepthink, make_encoder(run.experiment), run.load_switchers()["budget"])
+    jobs = [Assignment(seed, "budget 1", 1, epsilon=0.5) for seed in range(8)]
+    episodes = [episode for episode, _ in rollout(make_envs(run.experiment, 8), agent, jobs)]
+    spent = [step for episode in episodes for step in episode.steps if step.remaining == 0]
+    assert spent
+    assert all(math.isnan(step.advantage) for step in spent)
+    write_episodes(tmp_path / "budget.jsonl", episodes)
+    assert [e.to_dict() for e in read_episodes(tmp_path / "budget.jsonl")] == [e.to_dict() for e in episodes]
 
 
 def test_report_and_watch(trained: Path) -> None:

@@ -37,7 +37,7 @@ class Choice:
     propensity: NDArray[np.float64]
     """(B,) probability of that choice."""
     advantage: NDArray[np.float64]
-    """(B,) its estimate of Q(call) - Q(no call); NaN where it has none."""
+    """(B,) its estimate of Q(call) - Q(no call); NaN where it has none, or no call is left. Never infinite."""
 
 
 class Switcher(Protocol):

@@ -213,8 +213,8 @@ class NetworkSwitcher:
             q = self.network(phi)[0][torch.arange(len(rows)), rows]  # (B, 2)
         else:
             q = self.network(phi, torch.from_numpy(query.price)[:, None].float())[0][:, 0]
-        advantage = (q[:, 1] - q[:, 0]).double().numpy()
-        call = (advantage > 0) & (query.remaining > 0)
+        advantage = np.where(query.remaining > 0, (q[:, 1] - q[:, 0]).double().numpy(), np.nan)
+        call = advantage > 0
         return Choice(call, np.ones(len(call)), advantage)
 
     def state(self) -> dict[str, Any]:
