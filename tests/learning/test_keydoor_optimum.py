@@ -13,7 +13,7 @@ from londi.agent import Agent
 from londi.envs.keydoor import KeyDoorEnv
 from londi.rollout import Assignment, rollout
 from londi.switchers import RandomRate, Switcher
-from londi.theory.solve import budget_frontier, price_frontier
+from londi.theory.finite import budget_frontier, price_frontier
 from londi.train import Trainer, make_envs, prepare
 
 ROOT = Path(__file__).parents[2]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ from londi.envs.keydoor import (
 )
 from londi.errors import ConfigError, EnvError, EpisodeOverError, ModelError
 from londi.prompt import PromptTemplate
-from londi.theory import SwitchingMDP, budget_frontier, evaluate_policy, solve_budgets
-from londi.theory.solve import price_frontier
+from londi.theory import SwitchingMDP
+from londi.theory.finite import budget_frontier, evaluate_policy, price_frontier, solve_budgets
 
 Policy = Callable[[str], Mapping[str, float]]
 POLICIES: tuple[Policy, Policy] = (quick_policy, deepthink_policy)
@@ -234,7 +235,9 @@ def test_budgets_are_monotone_and_end_at_both_models(mdp: SwitchingMDP) -> None:
 
 def test_a_switcher_that_sees_no_clock_reaches_the_frontier(mdp: SwitchingMDP) -> None:
     budgets = range(0, 11, 2)
-    _, call = solve_budgets(mdp, 200, 10, gamma=0.99)  # gamma < 1: without it, waiting while stuck costs nothing
+    _, call = solve_budgets(
+        replace(mdp, gamma=0.99), 200, 10
+    )  # gamma < 1: without it, waiting while stuck costs nothing
     now = np.tile(call[0], (HORIZON, 1, 1))
     for n, best, _ in budget_frontier(mdp, HORIZON, budgets):
         assert evaluate_policy(mdp, HORIZON, now, n)[0] == pytest.approx(best, abs=0.005)

@@ -1,156 +1,129 @@
-"""Finite-horizon dynamic programming for the Switcher: the best value of every budget and price, and its policy.
+"""Exact stationary solutions: a price, the whole frontier in the price, every budget.
 
-Chen, Du and Mguni, "All Language Models Large and Small", arXiv 2402.12061: the maximum of QUICK's backup and
-the intervention operator (section "Bellman operator"), and the budget carried in the state (section LONDI-B).
-Letters in shapes: T the horizon in steps, N the largest budget in calls, S the number of states.
+Chen, Du and Mguni, "All Language Models Large and Small", arXiv 2402.12061: value iteration is theorem 1, the set of
+states where it is best to call theorem 2, budgets are section LONDI-B. Problems may be dense or sparse and are solved
+from their own gamma; at gamma = 1 every Switcher must reach a terminal state (`with_step_limit` sees to that).
+Letters in shapes: S the number of states, N the largest budget in calls, K a number of prices.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from londi.errors import ConfigError
-from londi.theory.mdp import DEEPTHINK, QUICK, BoolArray, FloatArray, SwitchingMDP
+from londi.theory.linear import chain_solver
+from londi.theory.mdp import QUICK, BoolArray, FloatArray, SwitchingMDP
+from londi.theory.operators import backup, bellman, intervene
 
-_TIE = 1e-12
-"""A call must gain more than this: sums that are equal on paper differ in their last bits."""
+MAX_ITERATIONS = 1_000_000
+TIE = 1e-11
+"""A call must gain more than this, in units of the largest value: sums equal on paper differ in their last bits."""
 
 
-def solve_budgets(mdp: SwitchingMDP, horizon: int, max_calls: int, gamma: float = 1.0) -> tuple[FloatArray, BoolArray]:
-    """Solve LONDI-B for all budgets 0..N at once by backward induction.
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """The best values and the Switcher that earns them."""
 
-    Parameters: `horizon` T in steps, `max_calls` N, `gamma` in [0, 1] (1 counts success on finite episodes).
-    Returns `(values, call)`: `values` of shape (T+1, N+1, S), the best expected return from step t with x calls
-    left; `call` of shape (T, N+1, S), True where DEEPTHINK is called. `call[:, 0]` is False; a tie is no call.
-    Raises `ConfigError` for a negative count or gamma outside [0, 1].
+    values: FloatArray
+    """(S,), or (K, S) for K prices, or (N+1, S) for the budgets 0..N."""
+    call: BoolArray
+    """The same shape: where DEEPTHINK is called, the switch set. A tie is no call."""
+    iterations: int
+
+
+def value_iteration(mdp: SwitchingMDP, price: float | FloatArray, tolerance: float = 1e-10) -> Solution:
+    """Apply the Bellman operator until the values are within `tolerance` of the fixed point, in the largest state.
+
+    `price` >= 0 (infinity: never call) may be one number or an array (K,), solved together. At gamma = 1 it stops
+    where a step changes nothing by more than `tolerance`.
+    Raises `ConfigError` for a negative price, and where gamma = 1 and a million steps were not enough.
     """
-    _check(horizon, gamma)
+    prices = np.asarray(price, dtype=np.float64)
+    _check(prices)
+    values = np.zeros((*prices.shape, mdp.num_states))
+    enough = tolerance * (1 - mdp.gamma) / mdp.gamma if 0 < mdp.gamma < 1 else tolerance
+    for i in range(1, MAX_ITERATIONS + 1):
+        following = bellman(mdp, values, prices[..., None])
+        change = np.abs(following - values).max()
+        values = following
+        if change <= enough:
+            gain = intervene(mdp, values, prices[..., None]) - backup(mdp, QUICK, values)
+            return Solution(values, gain > _tie(values), i)
+    raise ConfigError("no fixed point found: at gamma = 1 every Switcher must reach a terminal state")
+
+
+def policy_iteration(mdp: SwitchingMDP, price: float, start: BoolArray | None = None) -> Solution:
+    """Howard's policy iteration: solve for the values of a Switcher, call where that is better, until it stays.
+
+    `start` (S,) is where to begin; default nowhere. Raises `ConfigError` as `value_iteration` does.
+    """
+    _check(np.asarray(price, dtype=np.float64))
+    call = np.zeros(mdp.num_states, bool) if start is None or np.isinf(price) else start & ~mdp.terminal
+    for i in range(1, MAX_ITERATIONS + 1):
+        returns, calls = policy_values(mdp, call)
+        values = returns if np.isinf(price) else returns - price * calls
+        gain = intervene(mdp, values, price) - backup(mdp, QUICK, values)
+        tie = _tie(values)
+        better = np.where(np.abs(gain) <= tie, call, gain > 0)
+        if (better == call).all():
+            return Solution(values, gain > tie, i)
+        call = better
+    raise ConfigError("policy iteration did not end")  # pragma: no cover
+
+
+def policy_values(mdp: SwitchingMDP, call: BoolArray) -> tuple[FloatArray, FloatArray]:
+    """Return the expected discounted return and the expected discounted calls (S,) of a Switcher without a limit.
+
+    `call` is (S,). The return is without the price of calls: at price c the Switcher is worth `returns - c calls`.
+    """
+    matrix, reward = mdp.mixed(call)
+    both = chain_solver(mdp, matrix)(np.stack([reward, call & ~mdp.terminal], -1))
+    return both[:, 0], both[:, 1]
+
+
+def solve_budgets(mdp: SwitchingMDP, max_calls: int, price: float = 0.0) -> Solution:
+    """Solve LONDI-B for every budget 0..N: a chain of optimal stopping problems.
+
+    With x calls left, "stop" means to call: it pays M V_{x-1}, known from the step before. In row 0 there is no call.
+    A `price` > 0 is charged for each call besides. Values are (N+1, S).
+    Raises `ConfigError` for a negative count or price.
+    """
     if max_calls < 0:
         raise ConfigError(f"max_calls must be at least 0, not {max_calls}")
-    values = np.zeros((horizon + 1, max_calls + 1, mdp.num_states))
-    call = np.zeros((horizon, max_calls + 1, mdp.num_states), dtype=np.bool_)
-    for t in reversed(range(horizon)):
-        quick = _backup(mdp, QUICK, values[t + 1], gamma)  # (N+1, S)
-        called = _backup(mdp, DEEPTHINK, values[t + 1, :-1], gamma)  # (N, S): row x-1 belongs to x calls left
-        call[t, 1:] = called > quick[1:] + _TIE
-        values[t, 0] = quick[0]
-        values[t, 1:] = np.where(call[t, 1:], called, quick[1:])
-    return values, call
+    _check(np.asarray(price, dtype=np.float64))
+    values = np.zeros((max_calls + 1, mdp.num_states))
+    call = np.zeros((max_calls + 1, mdp.num_states), bool)
+    values[0] = policy_values(mdp, call[0])[0]
+    iterations = 1
+    for x in range(1, max_calls + 1):
+        obstacle = intervene(mdp, values[x - 1], price)
+        values[x], call[x], steps = _stop(mdp, obstacle, call[x - 1])
+        iterations += steps
+    return Solution(values, call, iterations)
 
 
-def solve_price(mdp: SwitchingMDP, horizon: int, price: float, gamma: float = 1.0) -> tuple[FloatArray, BoolArray]:
-    """Solve the switching problem where each call costs `price` >= 0 in units of reward (infinity: never call).
+def _stop(mdp: SwitchingMDP, obstacle: FloatArray, start: BoolArray) -> tuple[FloatArray, BoolArray, int]:
+    """Optimal stopping of QUICK's chain for `obstacle` (S,): values, where to stop, iterations."""
+    stop = start
+    for i in range(1, MAX_ITERATIONS + 1):
+        going = (~stop & ~mdp.terminal).astype(np.float64)
+        solve = chain_solver(mdp, mdp.transition[QUICK], going)
+        values = solve(np.where(stop, obstacle, mdp.reward[QUICK]))
+        gain = obstacle - backup(mdp, QUICK, values)
+        tie = _tie(values)
+        better = np.where(np.abs(gain) <= tie, stop, gain > 0) & ~mdp.terminal
+        if (better == stop).all():
+            return values, (gain > tie) & ~mdp.terminal, i
+        stop = better
+    raise ConfigError("optimal stopping did not end")  # pragma: no cover
 
-    Returns `(values, call)`: `values` of shape (T+1, S), the best expected return less the (discounted) price of
-    the calls; `call` of shape (T, S), True where DEEPTHINK is called; a tie is no call.
-    Raises `ConfigError` for a negative horizon or price, or gamma outside [0, 1].
-    """
-    _check(horizon, gamma)
-    if not price >= 0:
+
+def _tie(values: FloatArray) -> float:
+    return TIE * max(1.0, float(np.abs(values).max()))
+
+
+def _check(price: FloatArray) -> None:
+    if not (price >= 0).all():
         raise ConfigError(f"price must be at least 0, not {price}")
-    values = np.zeros((horizon + 1, mdp.num_states))
-    call = np.zeros((horizon, mdp.num_states), dtype=np.bool_)
-    for t in reversed(range(horizon)):
-        quick = _backup(mdp, QUICK, values[t + 1], gamma)  # (S,)
-        called = _backup(mdp, DEEPTHINK, values[t + 1], gamma) - price  # (S,)
-        call[t] = called > quick + _TIE
-        values[t] = np.where(call[t], called, quick)
-    return values, call
-
-
-def evaluate_policy(
-    mdp: SwitchingMDP, horizon: int, call: BoolArray, cap: int | None = None, gamma: float = 1.0
-) -> tuple[float, float]:
-    """Follow a call policy from the initial distribution, exactly.
-
-    Parameters: `call` of shape (T, S), or (T, N+1, S) with the calls left as second index (row 0 all False);
-    `cap` is the number of calls an episode starts with: None means no limit for (T, S) and N for (T, N+1, S).
-    A (T, S) policy under a cap acts as QUICK once the cap is spent.
-    Returns `(expected return, expected calls)`: the return discounted by `gamma` and without the price of calls,
-    the calls counted plainly and not in terminal states.
-    Raises `ConfigError` where `call` has another shape, calls with none left, or `cap` lies outside it.
-    """
-    _check(horizon, gamma)
-    call = np.asarray(call)
-    table = _with_budget(mdp, horizon, call, cap) & ~mdp.terminal  # (T, X, S)
-    limited = not (call.ndim == 2 and cap is None)
-    mass = np.zeros(table.shape[1:])  # (X, S): probability of x calls left and state s
-    mass[-1] = mdp.initial
-    expected_return = expected_calls = 0.0
-    for t in range(horizon):
-        called = np.where(table[t], mass, 0.0)  # (X, S)
-        quick = mass - called
-        reward = quick.sum(axis=0) @ mdp.reward[QUICK] + called.sum(axis=0) @ mdp.reward[DEEPTHINK]
-        expected_return += gamma**t * float(reward)
-        expected_calls += float(called.sum())
-        mass = quick @ mdp.transition[QUICK]
-        after_call = called @ mdp.transition[DEEPTHINK]
-        if limited:
-            mass[:-1] += after_call[1:]
-        else:
-            mass += after_call
-    return expected_return, expected_calls
-
-
-def budget_frontier(
-    mdp: SwitchingMDP, horizon: int, budgets: Sequence[int], gamma: float = 1.0
-) -> list[tuple[int, float, float]]:
-    """Return `(n, expected return, expected calls)` of the optimal policy for each hard budget n, in order.
-
-    Raises `ConfigError` as `solve_budgets` does.
-    """
-    if any(n < 0 for n in budgets):
-        raise ConfigError(f"budgets must be at least 0, not {min(budgets)}")
-    _, call = solve_budgets(mdp, horizon, max(budgets, default=0), gamma)
-    return [(n, *evaluate_policy(mdp, horizon, call, n, gamma)) for n in budgets]
-
-
-def price_frontier(
-    mdp: SwitchingMDP, horizon: int, prices: Sequence[float], gamma: float = 1.0
-) -> list[tuple[float, float, float]]:
-    """Return `(price, expected return, expected calls)` of the optimal policy for each price, in order.
-
-    The return does not include the price. Raises `ConfigError` as `solve_price` does.
-    """
-    policies = ((price, solve_price(mdp, horizon, price, gamma)[1]) for price in prices)
-    return [(price, *evaluate_policy(mdp, horizon, call, None, gamma)) for price, call in policies]
-
-
-def _backup(mdp: SwitchingMDP, choice: int, values: FloatArray, gamma: float) -> FloatArray:
-    """One step of choice g ahead of `values` (..., S): reward plus discounted expected value, same shape."""
-    backup: FloatArray = mdp.reward[choice] + gamma * (values @ mdp.transition[choice].T)
-    return backup
-
-
-def _check(horizon: int, gamma: float) -> None:
-    if horizon < 0:
-        raise ConfigError(f"horizon must be at least 0 steps, not {horizon}")
-    if not (math.isfinite(gamma) and 0 <= gamma <= 1):
-        raise ConfigError(f"gamma must lie in [0, 1], not {gamma}")
-
-
-def _with_budget(mdp: SwitchingMDP, horizon: int, call: BoolArray, cap: int | None) -> BoolArray:
-    """Give the policy an axis of calls left, (T, X, S), whose last row is where an episode starts."""
-    S = mdp.num_states
-    if call.dtype != np.bool_ or call.ndim not in (2, 3) or (call.shape[0], call.shape[-1]) != (horizon, S):
-        raise ConfigError(
-            f"call must be bool, ({horizon}, {S}) or ({horizon}, N+1, {S}), not {call.dtype} {call.shape}"
-        )
-    if cap is not None and cap < 0:
-        raise ConfigError(f"cap must be at least 0, not {cap}")
-    if call.ndim == 2:
-        if cap is None:
-            return call[:, None]
-        table = np.repeat(call[:, None], cap + 1, axis=1)
-        table[:, 0] = False
-        return table
-    if call.shape[1] == 0 or call[:, 0].any():
-        raise ConfigError("call[:, 0] must be all False: no call is left there")
-    if cap is None:
-        return call
-    if cap >= call.shape[1]:
-        raise ConfigError(f"cap {cap} lies outside a policy for at most {call.shape[1] - 1} calls")
-    return call[:, : cap + 1]

@@ -1,35 +1,39 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from londi.errors import ConfigError
-from londi.theory import SwitchingMDP, budget_frontier, evaluate_policy, price_frontier, solve_budgets, solve_price
+from londi.theory import SwitchingMDP
+from londi.theory.finite import budget_frontier, evaluate_policy, price_frontier, solve_budgets, solve_price
 
 T = 6
 
 
-def garnet(seed: int, num_states: int = 5) -> SwitchingMDP:
+def garnet(seed: int, num_states: int = 5, gamma: float = 1.0) -> SwitchingMDP:
     """A random problem whose last state is terminal."""
     rng = np.random.default_rng(seed)
     transition = rng.dirichlet(np.full(num_states, 0.4), size=(2, num_states))
     reward = rng.normal(size=(2, num_states))
     transition[:, -1] = np.eye(num_states)[-1]
     reward[:, -1] = 0.0
-    return SwitchingMDP(transition, reward, rng.dirichlet(np.ones(num_states)), np.arange(num_states) == num_states - 1)
+    last = np.arange(num_states) == num_states - 1
+    return SwitchingMDP(transition, reward, rng.dirichlet(np.ones(num_states)), last, gamma)
 
 
-def best_by_hand(mdp: SwitchingMDP, steps: int, left: int, state: int, gamma: float, price: float = 0.0) -> float:
+def best_by_hand(mdp: SwitchingMDP, steps: int, left: int, state: int, price: float = 0.0) -> float:
     """The same recursion as in the paper, in scalars and without arrays over budgets."""
     if steps == 0:
         return 0.0
 
     def follow(choice: int) -> float:
         ahead = sum(
-            mdp.transition[choice, state, after] * best_by_hand(mdp, steps - 1, left - choice, after, gamma, price)
+            mdp.transition[choice, state, after] * best_by_hand(mdp, steps - 1, left - choice, after, price)
             for after in range(mdp.num_states)
         )
-        return float(mdp.reward[choice, state] - price * choice + gamma * ahead)
+        return float(mdp.reward[choice, state] - price * choice + mdp.gamma * ahead)
 
     return max(follow(0), follow(1)) if left > 0 and not mdp.terminal[state] else follow(0)
 
@@ -51,11 +55,11 @@ def simulate(mdp: SwitchingMDP, call: np.ndarray, start: int, episodes: int) -> 
 @pytest.mark.parametrize("gamma", [1.0, 0.8])
 @pytest.mark.parametrize("seed", [0, 1, 3])
 def test_budget_recursion_is_brute_force(seed: int, gamma: float) -> None:
-    mdp = garnet(seed, num_states=3)
-    values, call = solve_budgets(mdp, 4, 2, gamma)
+    mdp = garnet(seed, 3, gamma)
+    values, call = solve_budgets(mdp, 4, 2)
     assert values.shape == (5, 3, 3)
     assert call.shape == (4, 3, 3)
-    expected = [[best_by_hand(mdp, 4, x, s, gamma) for s in range(3)] for x in range(3)]
+    expected = [[best_by_hand(mdp, 4, x, s) for s in range(3)] for x in range(3)]
     np.testing.assert_allclose(values[0], expected, atol=1e-12)
     assert call.any()
     assert not call[:, 0].any()
@@ -64,9 +68,9 @@ def test_budget_recursion_is_brute_force(seed: int, gamma: float) -> None:
 
 @pytest.mark.parametrize("gamma", [1.0, 0.8])
 def test_price_recursion_is_brute_force(gamma: float) -> None:
-    mdp = garnet(7, num_states=3)
-    values, _ = solve_price(mdp, 4, 0.3, gamma)
-    expected = [best_by_hand(mdp, 4, 4, s, gamma, price=0.3) for s in range(3)]
+    mdp = garnet(7, 3, gamma)
+    values, _ = solve_price(mdp, 4, 0.3)
+    expected = [best_by_hand(mdp, 4, 4, s, price=0.3) for s in range(3)]
     np.testing.assert_allclose(values[0], expected, atol=1e-12)
 
 
@@ -83,11 +87,11 @@ def test_evaluation_agrees_with_simulation() -> None:
 
 @pytest.mark.parametrize("gamma", [1.0, 0.7])
 def test_evaluating_the_optimal_policy_gives_its_value(gamma: float) -> None:
-    mdp = garnet(3)
-    values, call = solve_budgets(mdp, T, 4, gamma)
+    mdp = garnet(3, gamma=gamma)
+    values, call = solve_budgets(mdp, T, 4)
     for n in range(5):
-        assert evaluate_policy(mdp, T, call, n, gamma)[0] == pytest.approx(mdp.initial @ values[0, n], abs=1e-12)
-    assert evaluate_policy(mdp, T, call, None, gamma) == evaluate_policy(mdp, T, call, 4, gamma)
+        assert evaluate_policy(mdp, T, call, n)[0] == pytest.approx(mdp.initial @ values[0, n], abs=1e-12)
+    assert evaluate_policy(mdp, T, call) == evaluate_policy(mdp, T, call, 4)
 
 
 def test_price_is_paid_for_every_call() -> None:
@@ -115,7 +119,7 @@ def test_more_calls_never_hurt_and_the_ends_are_quick_and_deepthink(seed: int) -
 
 def test_more_calls_help_at_most_gamma_to_the_budget() -> None:
     gamma, horizon = 0.7, 30
-    values = solve_budgets(garnet(6), horizon, horizon, gamma)[0][0]
+    values = solve_budgets(garnet(6, gamma=gamma), horizon, horizon)[0][0]
     gaps = np.abs(values[-1] - values).max(axis=1)
     assert gaps[0] > 0.1
     assert (gaps <= gamma ** np.arange(horizon + 1) * gaps[0] + 1e-12).all()
@@ -188,7 +192,7 @@ def test_bad_arguments_are_refused() -> None:
     mdp, wide = garnet(0), np.zeros((T, 3, 5), bool)
     for gamma in (-0.1, 1.1, float("nan")):
         with pytest.raises(ConfigError, match="gamma"):
-            solve_budgets(mdp, T, 1, gamma)
+            replace(mdp, gamma=gamma)
     with pytest.raises(ConfigError, match="max_calls"):
         solve_budgets(mdp, T, -1)
     with pytest.raises(ConfigError, match="budgets"):
