@@ -12,19 +12,20 @@ import numpy as np
 import pytest
 import torch
 
-from londi.encoders import ENTROPY, Features, Moment, TextEncoder
+from londi.encoders import ENTROPY, STATE, Features, Moment, TextEncoder
 from londi.errors import ConfigError
 from londi.lms.base import Decision
 from londi.switchers import Always, Choice, EntropyThreshold, Never, Query, RandomRate, Switcher
+from londi.switchers.base import budget_rows
 from londi.switchers.network import (
     NETWORKS,
     BudgetNetwork,
     NetworkShape,
     NetworkSwitcher,
     PriceNetwork,
-    budget_rows,
     tensors,
 )
+from londi.switchers.tabular import TabularSwitcher
 from londi.usage import Usage
 
 ACTIONS = ("left", "right", "forward")
@@ -54,6 +55,9 @@ def network(kind: Any, **changes: Any) -> NetworkSwitcher:
     return NetworkSwitcher(made)
 
 
+TABLE = [[0.3, 0.2], [-0.2, 0.1], [0.4, -0.5]]
+"""Advantages of 3 rows and 2 states."""
+
 SWITCHERS: dict[str, Callable[[], Switcher]] = {
     "never": Never,
     "always": Always,
@@ -61,6 +65,8 @@ SWITCHERS: dict[str, Callable[[], Switcher]] = {
     "entropy": lambda: EntropyThreshold(0.9),
     "budget network": lambda: network("budget"),
     "price network": lambda: network("price"),
+    "budget table": lambda: TabularSwitcher("budget", np.array(TABLE)),
+    "price table": lambda: TabularSwitcher("price", np.array(TABLE), np.array([1e-4, 0.05, 1.0])),
     "budget network without text": lambda: network("budget", reader=0),
 }
 
@@ -79,7 +85,9 @@ def features(count: int = SIZE) -> Features:
         revisits, overrides, ago = map(int, rng.integers(9, size=3))
         step = int(rng.integers(60))
         moments.append(Moment(step, 64, ("left", "forward"), seen, since, overrode, revisits, overrides, ago))
-    return ENCODER.encode(prompts, decisions, moments, ACTIONS)
+    phi = ENCODER.encode(prompts, decisions, moments, ACTIONS)
+    phi.dense[:, STATE] = rng.integers(2, size=count)  # what tables look at
+    return phi
 
 
 FEATURES = features()
@@ -146,7 +154,7 @@ class TestContract:
         choice = switcher.choose(make_query())
         assert choice.call.dtype == bool
         assert ((choice.propensity > 0) & (choice.propensity <= 1)).all()
-        if isinstance(switcher, NetworkSwitcher):
+        if isinstance(switcher, NetworkSwitcher | TabularSwitcher):
             left = make_query().remaining > 0
             assert np.isfinite(choice.advantage[left]).all()
             assert np.isnan(choice.advantage[~left]).all(), "no call is left to value, and JSON has no infinity"

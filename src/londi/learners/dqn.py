@@ -25,13 +25,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss
 
 from londi.errors import ConfigError
 from londi.learners.replay import Replay, Transitions
+from londi.switchers.base import budget_rows
 from londi.switchers.network import (
     NETWORKS,
     BudgetNetwork,
     Network,
     NetworkShape,
     NetworkSwitcher,
-    budget_rows,
     tensors,
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,12 @@ class Switcher(Protocol):
     def choose(self, query: Query) -> Choice:
         """Choose for B states; `call` is False wherever `query.remaining` is 0."""
         ...
+
+
+def budget_rows(remaining: NDArray[np.floating[Any]], max_calls: int) -> NDArray[np.int64]:
+    """Return the row of Q for each remaining budget (B,); above N a finite budget is worth N's row."""
+    finite = np.where(np.isinf(remaining), 0, np.minimum(remaining, max_calls))
+    return np.where(np.isinf(remaining), max_calls + 1, finite).astype(np.int64)
 
 
 def choose_with_probability(probability: NDArray[np.float64], query: Query) -> Choice:

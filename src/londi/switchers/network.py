@@ -13,13 +13,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from londi.encoders.base import Features
 from londi.encoders.text import NUM_FIELDS
 from londi.errors import ConfigError
-from londi.switchers.base import Choice, Query
+from londi.switchers.base import Choice, Query, budget_rows
 
 Kind = Literal["budget", "price"]
 KINDS: tuple[Kind, ...] = ("budget", "price")
@@ -189,12 +188,6 @@ def tensors(features: Features, device: str | torch.device = "cpu") -> Phi:
         torch.from_numpy(features.fields.astype(np.int64)).to(device),
         torch.from_numpy(features.dense).to(device),
     )
-
-
-def budget_rows(remaining: NDArray[np.floating[Any]], max_calls: int) -> NDArray[np.int64]:
-    """Return the row of Q for each remaining budget (B,); above N a finite budget is worth N's row."""
-    finite = np.where(np.isinf(remaining), 0, np.minimum(remaining, max_calls))
-    return np.where(np.isinf(remaining), max_calls + 1, finite).astype(np.int64)
 
 
 class NetworkSwitcher:
