@@ -166,7 +166,7 @@ def _number_budgets(rows: Sequence[dict[str, Any]], labels: Labels) -> None:
             labels.place(word, [_point(row)], BLUE, size=8.5, optional=True)
 
 
-def _bare(axes: Any) -> None:
+def bare(axes: Any) -> None:
     """Take away what carries no information; thin, light lines for the rest."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
@@ -191,7 +191,7 @@ def _frame_frontier(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
     space = max(max(highs) - min(lows), 0.1)
     axes.set_xlim(-0.03 * right, 1.09 * right)
     axes.set_ylim(max(min(lows) - 0.06 * space, -0.04), max(highs) + 0.16 * space)
-    _bare(axes)
+    bare(axes)
     _as_percent(axes)
     axes.yaxis.get_major_locator().set_params(nbins=6, steps=[1, 2, 5, 10])
     axes.set_yticks([tick for tick in axes.get_yticks() if tick <= 1.0 + 1e-9 and tick >= axes.get_ylim()[0]])
@@ -274,7 +274,7 @@ def calls_figure(episodes: Sequence[Episode]) -> Any:
     top = 1.08 * max([*shown.values(), *(c / n for c, n in by_part.values()), 0.05])
     for axes in (left, right):
         axes.set_ylim(0, top)
-        _bare(axes)
+        bare(axes)
         _as_percent(axes)
         axes.yaxis.get_major_locator().set_params(nbins=5)
     return figure
@@ -306,7 +306,7 @@ def learning_figure(metrics: Sequence[dict[str, Any]]) -> Any:
         axes.plot(x, _running_mean(y), color=color, linewidth=2)
         axes.set_title(label, loc="left", fontsize=10.5, color=INK)
         axes.set_xlabel("environment steps", fontsize=10)
-        _bare(axes)
+        bare(axes)
         _thousands(axes)
         if key == "success":
             _as_percent(axes)

@@ -3,7 +3,8 @@
 Train first; every later command takes just the run folder. There are two more groups, each with its own --help:
 `londi lm train | info` (language models) and `londi bench rollout`. --json prints for machines.
 
-Exit codes: 0 done, 2 wrong input (one line that names the fix), 130 interrupted (what was done is kept).
+Exit codes: 0 done, 1 a check of `londi verify` failed, 2 wrong input (one line that names the fix), 130 interrupted
+(what was done is kept).
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from pathlib import Path
 
 from londi.cli.models import bench, lm
 from londi.cli.runs import app
+from londi.cli.verify import verify
 from londi.errors import LondiError
+
+app.command(verify)
 
 
 def main(argv: list[str] | None = None) -> None:

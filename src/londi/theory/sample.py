@@ -13,7 +13,7 @@ class Sampler:
     """R processes side by side, each calling at random; each is its own stream of transitions.
 
     After every step a process starts anew from `initial` with probability `restart`, and always where it ended.
-    `call_rate` is the chance of a call. Dense problems only.
+    `call_rate` is the chance of a call, one number or (R,). Dense problems only.
     """
 
     def __init__(
@@ -24,7 +24,7 @@ class Sampler:
         *,
         restart: float = 0.0,
         initial: FloatArray | None = None,
-        call_rate: float = 0.5,
+        call_rate: float | FloatArray = 0.5,
     ) -> None:
         self.mdp, self.rng, self.restart, self.call_rate = mdp, rng, restart, call_rate
         self._initial = np.cumsum(mdp.initial if initial is None else initial)
@@ -36,17 +36,17 @@ class Sampler:
         mdp, state = self.mdp, self.state
         call = self.rng.random(len(state)) < self.call_rate
         g = call.astype(np.int64)
-        following = _draw(self._cumulative[g, state], self.rng)
+        following = draw(self._cumulative[g, state], self.rng)
         done = mdp.terminal[following]
         new = done | (self.rng.random(len(state)) < self.restart)
         self.state = np.where(new, self._start(len(state)), following)
         return Transition(state, call, mdp.reward[g, state], following, done)
 
     def _start(self, count: int) -> NDArray[np.int64]:
-        return _draw(np.broadcast_to(self._initial, (count, len(self._initial))), self.rng)
+        return draw(np.broadcast_to(self._initial, (count, len(self._initial))), self.rng)
 
 
-def _draw(cumulative: FloatArray, rng: np.random.Generator) -> NDArray[np.int64]:
+def draw(cumulative: FloatArray, rng: np.random.Generator) -> NDArray[np.int64]:
     """One index from each row of cumulative probabilities (R, S)."""
     drawn = (cumulative <= rng.random((len(cumulative), 1)) * cumulative[:, -1:]).sum(axis=1)
     return np.asarray(drawn, np.int64)

@@ -18,7 +18,7 @@ from londi.theory.mdp import QUICK, BoolArray, FloatArray, SwitchingMDP
 from londi.theory.operators import backup, bellman, intervene
 
 MAX_ITERATIONS = 1_000_000
-TIE = 1e-11
+TIE = 1e-12
 """A call must gain more than this, in units of the largest value: sums equal on paper differ in their last bits."""
 
 

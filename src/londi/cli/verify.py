@@ -1,0 +1,63 @@
+"""`londi verify`: the mathematics, checked."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.table import Table
+
+from londi.cli.terminal import bar, out, print_json
+
+
+def verify(
+    quick: bool = False,
+    seed: int = 0,
+    processes: int | None = None,
+    only: tuple[str, ...] = (),
+    out_folder: Annotated[Path, tyro.conf.arg(name="out")] = Path("runs/verify"),
+    json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Check every claim of the theory by running it; exit 1 where one fails.
+
+    Args:
+        quick: under a minute, for continuous integration: fewer and smaller problems.
+        seed: decides the random problems and the learners.
+        processes: jobs side by side; default one for each core. The result is the same.
+        only: some suites, by name.
+        out_folder: folder for verification.json and verification.md with its plots.
+        json: print JSON.
+    """
+    from londi.verify import verify as check
+    from londi.verify.page import write
+
+    if processes is None:
+        processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with bar("verifying", 0) as move:
+        result = check(quick, seed, processes, only, lambda done, total, suite: move(done, total=total, extra=suite))
+    paths = write(result, out_folder)
+    if json:
+        print_json(result)
+    else:
+        _print(result)
+        out.print(f"page: {paths[-1]}", soft_wrap=True, highlight=False)
+    if not result["passed"]:
+        raise SystemExit(1)
+
+
+def _print(result: dict[str, Any]) -> None:
+    from londi.verify.page import needs, number
+
+    table = Table(title="londi verify", show_lines=True)
+    for column in ("claim", "source", "how it was checked", "worst", "needed", ""):
+        table.add_column(column, justify="right" if column in ("worst", "needed") else "left")
+    for check in result["checks"]:
+        source = check["source"].replace("arXiv 2402.12061", "paper").replace("added: docs/theory.md", "londi")
+        verdict = "holds" if check["passed"] else "[bold red]FAILS[/]"
+        table.add_row(check["claim"], source, check["method"], number(check["worst"]), needs(check), verdict)
+    out.print(table)
+    failed = sum(not check["passed"] for check in result["checks"])
+    verdict = "every claim holds" if not failed else f"{failed} of {len(result['checks'])} claims FAIL"
+    out.print(f"{verdict} ({result['seconds']:.0f} s; paper: arXiv 2402.12061)", highlight=False)

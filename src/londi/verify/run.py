@@ -1,0 +1,121 @@
+"""Runs all suites and puts what they found into one result."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for
+from multiprocessing import get_context
+from typing import Any
+
+from londi import provenance
+from londi.errors import ConfigError
+from londi.verify import budgets, deep, efficiency, facts, learning, linear, random_mdps, scale
+from londi.verify.base import Claim, Part, Settings, Suite
+
+SCHEMA = 1
+SUITES: dict[str, Suite] = {
+    suite.name: suite
+    for suite in (
+        deep.SUITE,
+        efficiency.SUITE,
+        random_mdps.SUITE,
+        learning.SUITE,
+        linear.SUITE,
+        budgets.SUITE,
+        facts.SUITE,
+        scale.SUITE,
+    )
+}
+"""In the order in which they are begun: long jobs first."""
+
+
+def verify(
+    quick: bool = False,
+    seed: int = 0,
+    processes: int = 1,
+    only: Sequence[str] = (),
+    progress: Callable[[int, int, str], None] = lambda done, total, suite: None,
+) -> dict[str, Any]:
+    """Measure every claim, or those of some suites; return what is written to verify.json.
+
+    `processes` > 1 does jobs side by side, with the same result. `progress` is told jobs done, jobs in all, and the
+    suite of the last one. Raises `ConfigError` for an unknown suite, a negative seed or no process.
+    """
+    unknown = [name for name in only if name not in SUITES]
+    if unknown or seed < 0 or processes < 1:
+        wrong = f"unknown suite '{unknown[0]}'" if unknown else "seed >= 0 and processes >= 1 are needed"
+        raise ConfigError(f"{wrong}; the suites are {', '.join(SUITES)}")
+    settings, begun = Settings(quick, seed), time.perf_counter()
+    chosen = [suite for name, suite in SUITES.items() if not only or name in only]
+    jobs = [(suite.name, job) for suite in chosen for job in range(suite.jobs(settings))]
+    parts: dict[tuple[str, int], tuple[Part, float]] = {}
+    for done, (key, part) in enumerate(_results(jobs, settings, processes), start=1):
+        parts[key] = part
+        progress(done, len(jobs), key[0])
+    checks: list[dict[str, Any]] = []
+    data: dict[str, Any] = {}
+    for suite in chosen:
+        done_jobs = [parts[suite.name, job] for job in range(suite.jobs(settings))]
+        found, seconds = [part for part, _ in done_jobs], sum(spent for _, spent in done_jobs)
+        data[suite.name] = [part.data for part in found if part.data]
+        found.append(suite.combine(found))
+        claims = [claim for claim in suite.claims if not (quick and claim.full_only)]
+        checks += [_check(suite, claim, found, seconds) for claim in claims]
+    return {
+        "schema": SCHEMA,
+        "passed": all(check["passed"] for check in checks),
+        "quick": quick,
+        "seed": seed,
+        "seconds": time.perf_counter() - begun,
+        "machine": provenance.describe(),
+        "checks": checks,
+        "data": data,
+    }
+
+
+def _results(jobs: list[tuple[str, int]], settings: Settings, processes: int) -> Any:
+    """Yield ((suite, job), (part, seconds)) as jobs are done."""
+    if processes == 1:
+        for name, job in jobs:
+            yield (name, job), _do(name, settings, job)
+        return
+    # workers inherit this: numeric libraries that start threads of their own would fight for the same cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
+    try:
+        pending: dict[Future[tuple[Part, float]], tuple[str, int]] = {
+            pool.submit(_do, name, settings, job): (name, job) for name, job in jobs
+        }
+        while pending:
+            done, _ = wait_for(pending, return_when="FIRST_COMPLETED")
+            for future in done:
+                yield pending.pop(future), future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _do(name: str, settings: Settings, job: int) -> tuple[Part, float]:
+    begun = time.perf_counter()
+    part = SUITES[name].run(settings, job)
+    return part, time.perf_counter() - begun
+
+
+def _check(suite: Suite, claim: Claim, parts: list[Part], seconds: float) -> dict[str, Any]:
+    worst = claim.worst(part.worst[claim.key] for part in parts if claim.key in part.worst)
+    return {
+        "key": claim.key,
+        "claim": claim.claim,
+        "source": claim.source,
+        "method": claim.method,
+        "cases": sum(part.cases.get(claim.key, 0) for part in parts),
+        "worst": None if math.isnan(worst) else worst,
+        "tolerance": claim.tolerance,
+        "bound": claim.bound,
+        "passed": claim.holds(worst),
+        "suite": suite.name,
+        "seconds": round(seconds, 3),
+    }
