@@ -22,11 +22,9 @@ def bar(label: str, total: int, extra: str = "") -> Iterator[Any]:
     with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=err) as progress:
         task = progress.add_task(label, total=total, extra=extra)
 
-        def move(
-            done: int | None = None, *, advance: int | None = None, extra: str | None = None, total: int | None = None
-        ) -> None:
+        def move(done: int | None = None, *, advance: int | None = None, extra: str | None = None) -> None:
             fields = {} if extra is None else {"extra": extra}
-            progress.update(task, completed=done, advance=advance, total=total, **fields)  # type: ignore[arg-type]
+            progress.update(task, completed=done, advance=advance, **fields)  # type: ignore[arg-type]
 
         yield move
 

@@ -8,8 +8,10 @@ from typing import Annotated, Any
 
 import tyro
 from rich.table import Table
+from rich.text import Text
 
 from londi.cli.terminal import bar, out, print_json
+from londi.errors import ConfigError
 
 
 def verify(
@@ -30,13 +32,16 @@ def verify(
         out_folder: folder for verification.json and verification.md with its plots.
         json: print JSON.
     """
+    from londi.verify import Settings, plan
     from londi.verify import verify as check
     from londi.verify.page import write
 
     if processes is None:
         processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with bar("verifying", 0) as move:
-        result = check(quick, seed, processes, only, lambda done, total, suite: move(done, total=total, extra=suite))
+    if seed < 0 or processes < 1:
+        raise ConfigError("--seed must be at least 0 and --processes at least 1")
+    with bar("verifying", len(plan(Settings(quick, seed), only))) as move:
+        result = check(quick, seed, processes, only, lambda done, suite: move(done, extra=suite))
     paths = write(result, out_folder)
     if json:
         print_json(result)
@@ -51,12 +56,14 @@ def _print(result: dict[str, Any]) -> None:
     from londi.verify.page import needs, number
 
     table = Table(title="londi verify", show_lines=True)
-    for column in ("claim", "source", "how it was checked", "worst", "needed", ""):
-        table.add_column(column, justify="right" if column in ("worst", "needed") else "left")
+    table.add_column("claim, source, and how it was checked")
+    for column in ("worst", "needed", "verdict"):
+        table.add_column(column, justify="right", no_wrap=True)
     for check in result["checks"]:
         source = check["source"].replace("arXiv 2402.12061", "paper").replace("added: docs/theory.md", "londi")
-        verdict = "holds" if check["passed"] else "[bold red]FAILS[/]"
-        table.add_row(check["claim"], source, check["method"], number(check["worst"]), needs(check), verdict)
+        about = Text.assemble(check["claim"], (f" ({source})\n", "cyan"), (check["method"], "dim"))
+        shown = Text("holds", "green") if check["passed"] else Text("FAILS", "bold red")
+        table.add_row(about, number(check["worst"]), needs(check), shown)
     out.print(table)
     failed = sum(not check["passed"] for check in result["checks"])
     verdict = "every claim holds" if not failed else f"{failed} of {len(result['checks'])} claims FAIL"

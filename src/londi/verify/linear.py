@@ -81,6 +81,8 @@ def stopping_fixed_point(mdp: SwitchingMDP, onto: FloatArray, obstacle: FloatArr
         following = onto @ operators.backup(mdp, QUICK, np.maximum(q, obstacle))
         if np.abs(following - q).max() <= 1e-12 * max(1.0, float(np.abs(q).max())):
             return np.asarray(following)
+        if not np.abs(following).max() < 1e100:
+            break
         q = following
     return np.full_like(q, np.nan)
 

@@ -40,7 +40,8 @@ def write(result: dict[str, Any], folder: Path) -> list[Path]:
         if figure is not None:
             paths.append(folder / f"{NAME}-{name}.png")
             figure.savefig(paths[-1], dpi=160)
-            pictures.append(f"## {title[0]}\n\n![{title[0]}]({paths[-1].name})\n\n{title[1]}\n")
+            caption = title[1] + (_ablation(result["data"]["deep"]) if name == "deep" else "")
+            pictures.append(f"## {title[0]}\n\n![{title[0]}]({paths[-1].name})\n\n{caption}\n")
     page = folder / f"{NAME}.md"
     write_text(page, "\n".join([_head(result), _table(result), *pictures]))
     return [*paths, page]
@@ -170,6 +171,17 @@ def _deep(data: dict[str, Any]) -> Any:
         axes.set(xlabel=label, ylim=(0, 1.03), ylabel="" if index else "success")
         axes.legend(frameon=False, fontsize=9.5, labelcolor=INK, loc="lower right")
     return figure
+
+
+def _ablation(parts: list[dict[str, Any]]) -> str:
+    """Means over seeds of the area, over the exact one, with and without relabelling."""
+    lines = ["\n\n| mean area over the exact one | budgets | prices |", "|---|---:|---:|"]
+    for relabel, name in ((True, "relabelling"), (False, "without")):
+        volumes = [part["volumes"] for part in parts if part["relabel"] is relabel]
+        if volumes:
+            means = [sum(each[kind] for each in volumes) / len(volumes) for kind in ("budget", "price")]
+            lines.append(f"| {name}, {len(volumes)} seeds | {means[0]:.3f} | {means[1]:.3f} |")
+    return "\n".join(lines)
 
 
 def _line(rows: list[dict[str, Any]], kind: str) -> tuple[list[float], list[float]]:
