@@ -211,3 +211,16 @@ def test_wrong_run_folders_give_one_line_and_exit_code_2(trained: Path) -> None:
     fails("watch", copy, "holds no episode")
     (copy / "frontier.json").unlink()
     fails("report", copy, "londi evaluate")
+
+
+def test_every_claim_of_the_theory_holds(tmp_path: Path) -> None:
+    done = londi("verify", "--quick", "--out", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "every claim holds" in done.stdout
+    result = json.loads((tmp_path / "out" / "verification.json").read_text())
+    assert result["passed"]
+    assert len(result["checks"]) >= 30
+    page = (tmp_path / "out" / "verification.md").read_text(encoding="utf-8")
+    for picture in ("convergence", "efficiency", "deep"):
+        assert f"(verification-{picture}.png)" in page
+        assert (tmp_path / "out" / f"verification-{picture}.png").stat().st_size > 10_000

@@ -281,7 +281,7 @@ def test_the_command(tmp_path: Path, monkeypatch: Patch, capsys: pytest.CaptureF
     for check in result["checks"]:
         assert {"claim", "source", "method", "worst", "tolerance", "passed", "seconds"} <= set(check)
     page = (tmp_path / "out" / "verification.md").read_text(encoding="utf-8")
-    assert all(check["claim"].replace("|", "\\|") in page for check in result["checks"])
+    assert all(f"(theory.md#{check['key']})" in page for check in result["checks"])
     wrong_sign(monkeypatch)
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
