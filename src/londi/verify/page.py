@@ -77,7 +77,9 @@ def _table(result: dict[str, Any]) -> str:
         verdict = "holds" if check["passed"] else "**FAILS**"
         source = check["source"].replace("arXiv 2402.12061, ", "").replace("added: docs/theory.md", "added")
         # minus signs and not hyphens, at which browsers break the line
-        worst, needed = (text.replace("-", "−") for text in (number(check["worst"]), needs(check)))
+        worst, needed = (
+            text.replace("-", "−").replace(" ", "\u00a0") for text in (number(check["worst"]), needs(check))
+        )
         cells = [f"[{_typeset(check['claim'])}](theory.md#{check['key']})", source, _typeset(check["method"])]
         cells += [worst, needed, f"{check['cases']:,}", verdict]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
