@@ -18,6 +18,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+EXTRAS = {
+    "matplotlib": "plots",
+    "minigrid": "babyai",
+    "safetensors": "transformers",
+    "scipy": "theory",
+    "tokenizers": "transformers",
+    "torch": "torch",
+    "transformers": "transformers",
+}
+"""Which extra brings a package that can be missing."""
+
 
 class LondiError(Exception):
     """Base of all errors that londi raises on purpose."""

@@ -213,6 +213,25 @@ def test_wrong_run_folders_give_one_line_and_exit_code_2(trained: Path) -> None:
     fails("report", copy, "londi evaluate")
 
 
+@pytest.mark.parametrize(
+    ("package", "command", "extra"),
+    [
+        ("torch", ["train", "small.toml"], "torch"),
+        ("scipy", ["verify", "--quick"], "theory"),
+        ("matplotlib", ["verify", "--quick"], "plots"),
+        ("minigrid", ["lm", "train"], "babyai"),
+    ],
+)
+def test_a_missing_extra_is_named(package: str, command: list[str], extra: str, tmp_path: Path) -> None:
+    (tmp_path / "small.toml").write_text(SMALL.format(steps=2_000))
+    hide = f"import sys; sys.modules['{package}'] = None; from londi.cli import main; main({command!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", hide], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == f"londi: {package} is not installed: pip install 'londi[{extra}]'\n"
+
+
 def test_every_claim_of_the_theory_holds(tmp_path: Path) -> None:
     done = londi("verify", "--quick", "--out", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -42,8 +42,8 @@ def random_failures() -> set[str]:
     for seed, make in enumerate((lambda *a: garnet(a[0], 3, *a[1:]), corridor, grid)):
         rng = np.random.default_rng(seed)
         check_problem(make(25, 0.9, rng), rng, part)
-    assert set(part.worst) == {claim.key for claim in SUITES["random MDPs"].claims}
-    return failures("random MDPs", part)
+    assert set(part.worst) == {claim.key for claim in SUITES["random"].claims}
+    return failures("random", part)
 
 
 def test_nothing_fails_as_things_are() -> None:
@@ -256,7 +256,7 @@ def test_what_is_not_measured_does_not_hold() -> None:
 
 def test_the_same_seed_gives_the_same_result_in_any_number_of_processes() -> None:
     def found(processes: int, seed: int = 0) -> list[tuple[Any, ...]]:
-        result = verify(True, seed, processes, ("random MDPs", "budgets"))
+        result = verify(True, seed, processes, ("random", "budgets"))
         return [(check["key"], check["worst"], check["cases"]) for check in result["checks"]]
 
     assert found(1) == found(2)
@@ -291,7 +291,7 @@ def test_the_command(tmp_path: Path, monkeypatch: Patch, capsys: pytest.CaptureF
 
 
 def test_wrong_input_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ConfigError, match="random MDPs"):
+    with pytest.raises(ConfigError, match="did you mean 'facts'"):
         verify(only=("fact",))
     for arguments in (["--seed", "-1"], ["--processes", "0"], ["--only", "fact"]):
         with pytest.raises(SystemExit) as stopped:

@@ -16,7 +16,7 @@ from pathlib import Path
 from londi.cli.models import bench, lm
 from londi.cli.runs import app
 from londi.cli.verify import verify
-from londi.errors import LondiError
+from londi.errors import EXTRAS, LondiError, MissingExtraError
 
 app.command(verify)
 
@@ -35,6 +35,12 @@ def main(argv: list[str] | None = None) -> None:
             app.cli(prog="londi", description=__doc__, args=args)
     except LondiError as error:
         sys.stderr.write(f"londi: {error}\n")
+        raise SystemExit(2) from None
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        sys.stderr.write(f"londi: {MissingExtraError(package, EXTRAS[package])}\n")
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

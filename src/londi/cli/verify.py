@@ -32,6 +32,7 @@ def verify(
         out_folder: folder for verification.json and verification.md with its plots.
         json: print JSON.
     """
+    from londi.plots import new_figure
     from londi.verify import Settings, plan
     from londi.verify import verify as check
     from londi.verify.page import write
@@ -40,6 +41,7 @@ def verify(
         processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if seed < 0 or processes < 1:
         raise ConfigError("--seed must be at least 0 and --processes at least 1")
+    new_figure(1, 1)  # before the work: complain here where plots can't be drawn
     with bar("verifying", len(plan(Settings(quick, seed), only))) as move:
         result = check(quick, seed, processes, only, lambda done, suite: move(done, extra=suite))
     paths = write(result, out_folder)

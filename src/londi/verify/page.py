@@ -51,7 +51,7 @@ def write(result: dict[str, Any], folder: Path) -> list[Path]:
 def _head(result: dict[str, Any]) -> str:
     failed = sum(not check["passed"] for check in result["checks"])
     verdict = "Every check passed." if not failed else f"**{failed} of {len(result['checks'])} checks failed.**"
-    problems = sum(part["problems"] for part in result["data"].get("random MDPs", []))
+    problems = sum(part["problems"] for part in result["data"].get("random", []))
     cores = result["machine"]["machine"]["cpus"]
     form = "--quick " if result["quick"] else ""
     return f"""# Verification

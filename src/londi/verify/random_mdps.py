@@ -248,7 +248,7 @@ def _jobs(settings: Settings) -> int:
 
 
 def _run(settings: Settings, job: int) -> Part:
-    part, rng = Part(), settings.rng("random MDPs", job)
+    part, rng = Part(), settings.rng("random", job)
     count, largest = (9, 120) if settings.quick else (20, 500)
     families = list(FAMILIES.values())
     for i in range(count):
@@ -259,4 +259,4 @@ def _run(settings: Settings, job: int) -> Part:
     return part
 
 
-SUITE = Suite("random MDPs", CLAIMS, _jobs, _run)
+SUITE = Suite("random", CLAIMS, _jobs, _run)

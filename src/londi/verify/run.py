@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures import wait as wait_for
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import Any
 
 from londi import provenance
@@ -101,6 +101,10 @@ def _results(jobs: list[tuple[str, int]], settings: Settings, processes: int) ->
             done, _ = wait_for(pending, return_when="FIRST_COMPLETED")
             for future in done:
                 yield pending.pop(future), future.result()
+    except BaseException:  # interrupted, or a job failed: the others can take minutes, and nobody waits for them
+        for process in active_children():
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
