@@ -21,9 +21,8 @@ from londi.switchers.tabular import TabularSwitcher
 from londi.theory import frontier, operators, policies, solve
 from londi.theory.generate import corridor, garnet, grid
 from londi.theory.mdp import SwitchingMDP
-from londi.verify import SUITES, Claim, Part, Settings, verify
+from londi.verify import SUITES, Claim, Part, Settings, deep, efficiency, facts, linear, scale, verify
 from londi.verify import budgets as budget_checks
-from londi.verify.efficiency import PRICES as UNIVERSAL
 from londi.verify.random_mdps import check_problem
 
 ROOT = Path(__file__).parents[2]
@@ -209,22 +208,20 @@ def test_wrong_targets_do_not_converge(plant: Callable[[Patch], None], job: int,
     assert failures("learning", SUITES["learning"].run(QUICK, job)) == {key}
 
 
-def test_a_learner_that_does_not_relabel_is_not_ten_times_faster(monkeypatch: Patch) -> None:
-    from londi.verify import efficiency
-
+@pytest.mark.parametrize(("job", "claim"), [(0, efficiency.PRICES), (1, efficiency.BUDGETS)])
+def test_a_learner_that_does_not_relabel_is_not_that_much_faster(job: int, claim: Claim, monkeypatch: Patch) -> None:
     class OneRow(qlearning.QLearning):
         def update(self, step: Any, row: Any = None) -> None:
             count = self.q.shape[1]
-            super().update(step, self.visits.sum(axis=(1, 2, 3)) % count if row is None and count > 1 else row)
+            moved = self.visits.sum(axis=(1, 2, 3)) % count if row is None and count > 1 else row
+            super().update(step, moved)
 
     monkeypatch.setattr(efficiency, "QLearning", OneRow)
-    assert failures("efficiency", efficiency.SUITE.run(QUICK, 0)) == {UNIVERSAL.key}
+    assert failures("efficiency", efficiency.SUITE.run(QUICK, job)) == {claim.key}
 
 
 def test_a_wrong_projection_is_caught(monkeypatch: Patch) -> None:
     """Weights that are not those of QUICK's chain: a projection of another norm."""
-    from londi.verify import linear
-
     rng = np.random.default_rng(0)
     monkeypatch.setattr(linear, "stationary", lambda matrix: rng.dirichlet(np.full(len(matrix), 0.05)) + 1e-9)
     part = Part()
@@ -233,9 +230,70 @@ def test_a_wrong_projection_is_caught(monkeypatch: Patch) -> None:
     assert failures("linear", part) == {"linear-budgets"} or np.isnan(part.worst["linear-budgets"])
 
 
-def test_wrong_facts_are_caught(monkeypatch: Patch) -> None:
-    stuck_calls(monkeypatch)
-    assert {"not-nested", "brute-force"} <= failures("facts", SUITES["facts"].run(QUICK, 0))
+def test_wrong_weights_are_caught(monkeypatch: Patch) -> None:
+    """Other weights than those of visited states: then kappa is not 2, and the bound is another."""
+    monkeypatch.setattr(linear, "stationary", lambda matrix: np.geomspace(1, 1e-6, len(matrix)))
+    part = Part()
+    for seed in range(100):
+        linear._prices(np.random.default_rng(seed), part)
+    assert "linear-prices" in failures("linear", part)
+
+
+def test_features_that_span_everything_break_no_bound(monkeypatch: Patch) -> None:
+    """The check of a failing bound needs a bound that fails."""
+    monkeypatch.setattr(linear, "price_ratio", lambda mdp, price, phi: 1.0)
+    part = Part()
+    for seed in range(20):
+        linear._prices(np.random.default_rng(seed), part)
+    assert "linear-prices-fail" in failures("linear", part)
+
+
+def test_linear_learning_of_something_else_is_caught(monkeypatch: Patch) -> None:
+    unshifted(monkeypatch)
+    part = Part()
+    linear._learned(QUICK, np.random.default_rng(0), part)
+    assert failures("linear", part) == {"linear-learned"}
+
+
+def free_calls(patch: Patch) -> None:
+    free_budgets(patch)
+    patch.setattr(facts, "call_distribution", lambda mdp, call, most: np.eye(most + 1)[0])
+
+
+@pytest.mark.parametrize(
+    ("plant", "caught_by"),
+    [
+        (stuck_calls, {"not-nested", "brute-force"}),
+        (free_calls, {"not-nested", "no-price-reaches", "budget-error-tight", "price-unsafe"}),
+    ],
+)
+def test_wrong_facts_are_caught(plant: Callable[[Patch], None], caught_by: set[str], monkeypatch: Patch) -> None:
+    plant(monkeypatch)
+    assert caught_by <= failures("facts", SUITES["facts"].run(QUICK, 0))
+
+
+def test_a_sloppy_or_slow_solution_is_caught(monkeypatch: Patch) -> None:
+    honest, clock = solve.policy_iteration, iter([0.0, 61.0])
+
+    def policy_iteration(mdp: SwitchingMDP, price: float, start: Any = None) -> Any:
+        found = honest(mdp, price, start)
+        return replace(found, values=found.values * (1 + 1e-8 * (np.arange(mdp.num_states) % 2)))
+
+    monkeypatch.setattr(solve, "policy_iteration", policy_iteration)
+    monkeypatch.setattr("londi.verify.scale.time.perf_counter", lambda: next(clock))
+    assert failures("scale", scale.SUITE.run(QUICK, 0)) == {"large-accurate", "large-seconds"}
+
+
+def test_deep_learners_that_learned_little_are_caught(monkeypatch: Patch) -> None:
+    def learned_rows(steps: int, seed: int, relabel: bool, episodes: int) -> Any:
+        share = 0.7 if relabel else 0.8
+        rows = [row for row in deep.exact_rows() if row["kind"] != "model"]
+        return [row | {"success": {"mean": share * row["success"]["mean"]}} for row in rows]
+
+    monkeypatch.setattr(deep, "learned_rows", learned_rows)
+    parts = [deep.SUITE.run(QUICK, job) for job in range(2)]
+    assert failures("deep", parts[0]) == {"deep-budgets", "deep-prices"}
+    assert failures("deep", deep.SUITE.combine(parts)) == {"deep-relabelling"}
 
 
 def test_what_is_not_measured_does_not_hold() -> None:
