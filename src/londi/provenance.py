@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("londi", "torch", "transformers", "tokenizers", "gymnasium", "minigrid", "numpy")
+PACKAGES = ("londi", "torch", "transformers", "tokenizers", "gymnasium", "minigrid", "numpy", "scipy")
 
 
 def describe(devices: Iterable[str] = ("cpu",)) -> dict[str, Any]:
