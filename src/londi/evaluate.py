@@ -220,7 +220,7 @@ def _frontier(run: Run, selection: list[dict[str, Any]], test: list[dict[str, An
         "experiment": run.experiment.name,
         "env": run.experiment.env.id,
         "training_seed": run.experiment.seed,
-        "env_steps": run.experiment.train.num_steps,
+        "env_steps": run.trained_steps(),
         "episodes": e.episodes,
         "seeds": {"selection": [SELECTION_SEEDS, e.selection_episodes], "test": [TEST_SEEDS, e.episodes]},
         "policies": test,

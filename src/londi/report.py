@@ -129,9 +129,14 @@ def _lede(frontier: dict[str, Any], rows: dict[str, Any]) -> str:
     if cheaper and (not best or cheaper["name"] != best["name"]):
         said.append(
             f"Where 95\u00a0% is enough, <b>{escape(cheaper['name'])}</b> keeps {percent(cheaper['success_ratio'])} "
-            f"with {percent(cheaper['calls_ratio'])} of the calls and {percent(cheaper['flops_ratio'])} of the FLOPs."
+            f"with {percent(cheaper['calls_ratio'])} of the calls{_flops(cheaper)}."
         )
     return " ".join(said)
+
+
+def _flops(choice: dict[str, Any]) -> str:
+    """Models that report no FLOPs have no share of them."""
+    return "" if choice["flops_ratio"] is None else f" and {percent(choice['flops_ratio'])} of the FLOPs"
 
 
 def _tiles(frontier: dict[str, Any], rows: dict[str, Any], choice: dict[str, Any] | None) -> str:

@@ -27,7 +27,8 @@ class Assignment:
     price: float = 0.0
     random_rate: float | None = None
     epsilon: float = 0.0
-    stream: int = 0
+    stream: int = 1
+    """Not 0: the environment draws from `default_rng(seed)`, which numpy makes the same as `default_rng((seed, 0))`."""
 
 
 class _Slot:

@@ -80,6 +80,11 @@ class Run:
                 raise CheckpointError(f"{path} is damaged: train again") from error
         return found
 
+    def trained_steps(self) -> int:
+        """Environment steps that the policies have seen: fewer than configured where training was interrupted."""
+        learners, planned = self.experiment.train.learners, self.experiment.train.num_steps
+        return min(planned, *(int(load_checkpoint(self.policy(learner))["step"]) for learner in learners))
+
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint as a whole or not at all."""
