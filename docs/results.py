@@ -133,6 +133,12 @@ def full_table(data: Mapping[str, Any]) -> list[str]:
     return table([*head, "violations"], rows)
 
 
+def settings(data: Mapping[str, Any]) -> str:
+    """Return at how many settings each family was measured."""
+    kinds = [row["kind"] for row in data["policies"]]
+    return ", ".join(f"{kind} {kinds.count(kind)}" for kind in dict.fromkeys(kinds) if kind != "model")
+
+
 def render(runs: list[Path]) -> str:
     """Return the page."""
     summary = summarise_runs(runs)
@@ -169,6 +175,12 @@ def render(runs: list[Path]) -> str:
         *choices_table(m),
         *models_table(m),
         *families_table(m),
+        "Both areas go in steps from one measured setting to the next, so that a family measured at few settings gets "
+        "less than a line through them would: " + settings(data) + ". Hold the oracle against the policies "
+        "near its calls and not by its area. ",
+        "",
+        "QUICK is consulted at every step, by the DEEPTHINK row too, and its FLOPs are counted in both.",
+        "",
         f"Budget violations: {violations} in {played:,} test episodes under a budget.",
         "",
         f"## Every policy, training seed {seeds[0]}",

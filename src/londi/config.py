@@ -177,6 +177,23 @@ def _check(experiment: Experiment) -> None:
     wrong += [f"evaluate.random_rates: a rate lies in [0, 1], not {p}" for p in e.random_rates if not 0 <= p <= 1]
     shares = {"on_policy": t.on_policy, "epsilon": t.epsilon}
     wrong += [f"train.{key} must lie in [0, 1], not {value}" for key, value in shares.items() if not 0 <= value <= 1]
+    for role, model in (("quick", experiment.quick), ("deepthink", experiment.deepthink)):
+        sizes = {"max_batch": model.max_batch, "max_new_tokens": model.max_new_tokens}
+        wrong += [f"{role}.{key} must be at least 1, not {n}" for key, n in sizes.items() if n is not None and n < 1]
+    if t.warmup_steps >= t.num_steps:
+        wrong.append(f"train.warmup_steps ({t.warmup_steps}) must be below train.num_steps ({t.num_steps})")
+    if "price" in t.learners:
+        low, high = t.lowest_price, t.highest_price
+        wrong += [
+            f"evaluate.prices: {c} lies outside what is learned, {low} to {high}"
+            for c in e.prices
+            if c > 0 and not low <= c <= high
+        ]
+        if not e.prices and "budget" not in t.learners:
+            wrong.append("evaluate.prices is empty: a price Switcher is measured at prices")
+    for key, values in (("budgets", e.budgets), ("prices", e.prices)):
+        if len({f"{value:g}" for value in values}) < len(values):
+            wrong.append(f"evaluate.{key} names one twice (six digits count): {', '.join(map(str, values))}")
     if not t.learners:
         wrong.append("train.learners is empty: name 'budget', 'price' or both")
     if not 0 < t.gamma <= 1:

@@ -190,6 +190,7 @@ def evaluate(run: Run, progress: Callable[[int], None] = lambda plays: None) -> 
     e = run.experiment.evaluate
     run.load_switchers()  # before any process starts: complain here
     learned, rules = learned_policies(run.experiment), baselines(run.experiment)
+    _worker.cache_clear()  # of an earlier evaluation in this process: the run may have been trained on since
     pool = ProcessPoolExecutor(e.processes, mp_context=get_context("spawn")) if e.processes > 1 else None
     try:
         selection, _ = _measure(

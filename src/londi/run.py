@@ -34,10 +34,10 @@ class Run:
             (path / "episodes").mkdir(exist_ok=True)
         except OSError as error:
             raise RunError(f"can't make the run folder {path}: {error.strerror}") from error
-        write_text(path / "config.toml", config.dump(experiment))
         devices = (experiment.quick.device, experiment.deepthink.device)
         environment = {"schema": SCHEMA, **provenance.describe(devices)}
         write_text(path / "environment.json", json.dumps(environment, indent=2) + "\n")
+        write_text(path / "config.toml", config.dump(experiment))  # last: it is what makes the folder a run
         return cls(path, experiment)
 
     @classmethod

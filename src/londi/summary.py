@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from londi.errors import RunError
 from londi.frontier import SCHEMA, find
+from londi.run import Run
 
 
 def _read(run: Path) -> dict[str, Any]:
@@ -49,9 +51,17 @@ def summarise_runs(runs: Sequence[Path]) -> dict[str, Any]:
     if not runs:
         raise RunError("name at least one run folder")
     data = [_read(run) for run in runs]
-    names = {(d["experiment"], d["env"]) for d in data}
+    names = {d["experiment"] for d in data}
     if len(names) > 1:
-        raise RunError(f"these runs are of different experiments: {', '.join(sorted(name for name, _ in names))}")
+        raise RunError(f"these runs are of different experiments: {', '.join(sorted(names))}")
+    first = replace(Run.open(runs[0]).experiment, seed=0)
+    for run, found in zip(runs[1:], data[1:], strict=True):
+        if replace(Run.open(run).experiment, seed=0) != first or found["env_steps"] != data[0]["env_steps"]:
+            raise RunError(
+                f"{run} differs from {runs[0]} in more than its seed: compare their config.toml and env_steps"
+            )
+    if len({d["training_seed"] for d in data}) < len(data):
+        raise RunError("two of these runs have the same training seed: they are no two samples")
     measures = {}
     tables = [_measures(d) for d in data]
     for key in tables[0]:

@@ -25,7 +25,7 @@ from londi.errors import CheckpointError, RunError
 from londi.learners.dqn import DQNConfig, DQNLearner
 from londi.learners.replay import Replay
 from londi.rollout import Assignment, rollout
-from londi.run import Run, load_checkpoint, save_checkpoint
+from londi.run import Run, load_checkpoint, save_checkpoint, write_text
 from londi.switchers import Choice, Query
 from londi.switchers.network import NetworkShape, NetworkSwitcher
 
@@ -183,6 +183,13 @@ class Trainer:
         with (self.run.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
+    def _forget_later_metrics(self) -> None:
+        """Drop what was written after the checkpoint by a run that was killed: those steps are taken again."""
+        path = self.run.path / "metrics.jsonl"
+        if path.is_file():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            write_text(path, "".join(line for line in lines if _step(line) <= self.step))
+
     def save(self) -> None:
         """Write the policies, and the checkpoint from which training goes on (without replay once it is done)."""
         done = self.step >= self.experiment.train.num_steps
@@ -206,10 +213,19 @@ class Trainer:
             replay = state["replay"]
             replay["columns"] = {name: column.numpy() for name, column in replay["columns"].items()}
             self.replay.restore(replay)
+            self._forget_later_metrics()
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise CheckpointError(
                 f"{self.run.checkpoint} does not fit this experiment: train into another folder"
             ) from error
+
+
+def _step(line: str) -> float:
+    """The step of a line of metrics; infinite for one that was cut off."""
+    try:
+        return float(json.loads(line)["step"])
+    except ValueError:
+        return math.inf
 
 
 def prepare(path: Path, experiment: Experiment) -> Trainer:
@@ -217,6 +233,8 @@ def prepare(path: Path, experiment: Experiment) -> Trainer:
 
     Raises `RunError` where the folder holds another experiment or is trained to the end already.
     """
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path} is a file: choose a folder with --run")
     if not (path / "config.toml").is_file():
         if path.exists() and any(path.iterdir()):
             raise RunError(f"{path} is not empty and no run folder: choose another with --run")

@@ -276,6 +276,16 @@ def test_candidates_of_one_token(family: str, folders: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_candidate_that_begins_another_ends_where_it_ends(family: str, folders: dict[str, Path]) -> None:
+    """Scored without an end it could never lose."""
+    lm, candidates = TransformersLM(str(folders[family])), ("pick", "pick up", "pick up the key")
+    for prompt, decision in zip(PROMPTS, lm.decide(PROMPTS, candidates), strict=True):
+        expected = log_softmax(np.array([naive(family, lm.model, prompt, f"{c} </s>") for c in candidates]))
+        assert decision.logprobs is not None
+        np.testing.assert_allclose(decision.logprobs, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_the_hidden_state_is_that_of_the_last_token(family: str, folders: dict[str, Path]) -> None:
     lm = TransformersLM(str(folders[family]))
     for prompt, decision in zip(PROMPTS, lm.decide(PROMPTS, CANDIDATES), strict=True):

@@ -103,10 +103,13 @@ def test_report_and_watch(trained: Path) -> None:
 
 
 def test_summary_and_envs(trained: Path) -> None:
-    done = londi("summary", "run", "run", "--json", cwd=trained)
+    done = londi("summary", "run", "--json", cwd=trained)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
-    assert summary["measures"]["violations"] == {"mean": 0, "std": 0, "each": [0, 0]}
+    assert summary["measures"]["violations"] == {"mean": 0, "std": None, "each": [0]}
+    twice = londi("summary", "run", "run", cwd=trained)
+    assert twice.returncode == 2
+    assert "same training seed" in twice.stderr
     assert "londi/KeyDoor-v0" in londi("envs", cwd=trained).stdout
 
 
@@ -146,12 +149,17 @@ def test_ctrl_c_leaves_a_usable_run_that_resumes(tmp_path: Path) -> None:
     assert "interrupted at step" in errors
     assert "Traceback" not in errors
     assert (tmp_path / "run" / "checkpoints" / "budget.pt").is_file()
+    assert 0 < Run.open(tmp_path / "run").trained_steps() < 10_000
+    with metrics.open("a") as file:  # a run that is killed has written more than its checkpoint holds
+        file.write('{"step": 8999, "killed": true}\n{"step": 89')
     done = londi("train", "small.toml", "--run", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "resuming run at step" in done.stderr
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
-    assert steps == sorted(steps)
+    assert steps == sorted(set(steps))
     assert steps[-1] >= 9_000
+    assert "killed" not in metrics.read_text()
+    assert Run.open(tmp_path / "run").trained_steps() == 10_000
 
 
 def _replaced(old: str, new: str) -> str:

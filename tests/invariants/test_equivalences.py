@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from londi.agent import Agent, History
 from londi.budget import Budget
 from londi.encoders import TextEncoder
 from londi.envs import make
+from londi.envs.keydoor import KeyDoorEnv
 from londi.episode import Episode
 from londi.lms.builtin import load_builtin
 from londi.rollout import Assignment, rollout
@@ -90,3 +92,15 @@ def test_a_failing_deepthink_gives_the_calls_back() -> None:
         agent.act([history])
     assert (budget.remaining, budget.spent) == (2, 0)
     assert history.actions == []
+
+
+def test_a_policy_draws_other_numbers_than_its_environment() -> None:
+    """numpy pads seeds with zeros: (seed, 0) is seed, and random calls would go with the world's own luck."""
+    for seed in (0, 1, 50_000_000, 2**32 + 5):
+        assignment = Assignment(seed)
+        policy = np.random.default_rng((seed, assignment.stream)).random(8)
+        env = KeyDoorEnv()
+        env.reset(seed=seed)
+        fresh = np.random.default_rng(seed).random(9)
+        assert not np.isin(policy, fresh).any()
+        assert env.np_random.random() in fresh, "the environment's generator is the one compared with"

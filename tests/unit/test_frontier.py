@@ -174,6 +174,14 @@ def test_a_choice_is_made_on_selection_and_measured_on_test() -> None:
     assert found["test"] == test[-1]
 
 
+def test_models_that_report_no_flops_have_no_share_of_them() -> None:
+    table = [r | {"flops": 0.0} for r in TABLE]
+    found = frontier.choice(table, table, 0.99)
+    assert found is not None
+    assert found["flops_ratio"] is None
+    assert frontier.metrics(table, {"at_99": found, "at_95": None})["saved_flops_at_99"] is None
+
+
 def test_metrics_put_it_together() -> None:
     table = [*PAIR, *(r | {"violations": 1} for r in BUDGETS[:3])]
     choices = {"at_99": frontier.choice(table, table, 0.99), "at_95": None}

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from londi import frontier
+from londi.config import EnvConfig, Experiment, ModelConfig, TrainConfig
 from londi.errors import RunError
+from londi.run import Run
 from londi.summary import summarise_runs
 
 
@@ -25,14 +27,23 @@ def row(name: str, kind: str, calls: float, success: float) -> dict[str, Any]:
     }
 
 
-def write(path: Path, seed: int, success: float, experiment: str = "x") -> Path:
+def write(path: Path, seed: int, success: float, experiment: str = "x", steps: int = 96_000, **train: Any) -> Path:
     """A run whose budget 2 has this success, DEEPTHINK having .8."""
     table = [row("QUICK", "model", 0, 0.4), row("DEEPTHINK", "model", 10, 0.8)]
     table += [row("disagreement oracle", "oracle", 3, 0.8), row("budget 2", "budget", 2, success)]
     choices = {key: frontier.choice(table, table, level) for key, level in (("at_99", 0.99), ("at_95", 0.95))}
-    data = {"schema": frontier.SCHEMA, "experiment": experiment, "env": "e", "training_seed": seed, "policies": table}
+    data = {
+        "schema": frontier.SCHEMA,
+        "experiment": experiment,
+        "env": "e",
+        "training_seed": seed,
+        "policies": table,
+        "env_steps": steps,
+    }
     data |= {"choices": choices, "metrics": frontier.metrics(table, choices)}
-    path.mkdir()
+    quick, deepthink = ModelConfig("builtin:keydoor-quick"), ModelConfig("builtin:keydoor-deepthink")
+    setting = Experiment(experiment, EnvConfig("e"), quick, deepthink, seed, train=TrainConfig(**train))
+    Run.create(path, setting)
     (path / "frontier.json").write_text(json.dumps(data))
     return path
 
@@ -65,6 +76,15 @@ def test_runs_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     runs = [write(tmp_path / "a", 0, 0.8), write(tmp_path / "b", 0, 0.8, "y")]
     with pytest.raises(RunError, match="different experiments: x, y"):
         summarise_runs(runs)
+    same = [write(tmp_path / "c", 0, 0.8), write(tmp_path / "d", 0, 0.9)]
+    with pytest.raises(RunError, match="same training seed"):
+        summarise_runs(same)
+    other = write(tmp_path / "e", 1, 0.8, relabel=False)
+    with pytest.raises(RunError, match="more than its seed"):
+        summarise_runs([same[0], other])
+    unfinished = write(tmp_path / "f", 1, 0.8, steps=10_000)
+    with pytest.raises(RunError, match="more than its seed"):
+        summarise_runs([same[0], unfinished])
     with pytest.raises(RunError, match="at least one"):
         summarise_runs([])
 

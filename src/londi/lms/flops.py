@@ -4,7 +4,6 @@ plus attention's two products. Checked against torch's own counter in the tests.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,17 +63,17 @@ class Architecture:
     def _encoder(self, tokens: int) -> float:
         return float(2 * self.source_weights * tokens + 4 * self.source_attention * tokens * tokens)
 
-    def scoring(self, prompt: int, answers: Sequence[int]) -> float:
-        """FLOPs of scoring answers of these lengths after a prompt, as `TransformersLM` does it."""
+    def scoring(self, prompt: int, answers: int, read: int) -> float:
+        """FLOPs of scoring so many answers after a prompt, as `londi.lms.scoring` does it.
+
+        `read` counts the decoder tokens beyond the prompt: nodes of the prefix tree, or answers x the longest.
+        """
         if self.source_attention:
-            width = max(answers) + 1
-            each = self._cross(prompt) + self._decoder(width, 0, prompt) + 2 * self.head_weights * width
-            return self._encoder(prompt) + len(answers) * each
-        total = self._decoder(prompt, 0, 0) + 2 * self.head_weights
-        for length in answers:
-            if length > 1:
-                total += self._decoder(prompt + length, 0, 0) + 2 * self.head_weights * length
-        return total
+            first = self._encoder(prompt) + self._cross(prompt) + self._decoder(1, 0, prompt) + 2 * self.head_weights
+            each = self._decoder(read // answers, 1, prompt) + 2 * self.head_weights * (read // answers)
+            return first + answers * each
+        tails = self._decoder(read, prompt, 0) + 2 * self.head_weights * read
+        return self._decoder(prompt, 0, 0) + 2 * self.head_weights + tails
 
     def generating(self, prompt: int, reply: int) -> float:
         """FLOPs of a prompt and a reply written with a key-value cache."""

@@ -8,7 +8,6 @@ where candidates are given and `generate` where not.
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +25,8 @@ try:
     import torch
     import transformers
     from torch import Tensor
+
+    from londi.lms.scoring import CausalScorer, PrefixTree, Seq2SeqScorer
 except ImportError as error:
     raise MissingExtraError("transformers", "transformers") from error
 
@@ -63,7 +64,9 @@ class TransformersLM:
         self.max_batch = max_batch
         self.context = getattr(self.model.config, "max_position_embeddings", None)
         self.architecture = Architecture.of(self.model)
-        self._takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
+        self.scorer = Seq2SeqScorer(self.model) if self.seq2seq else CausalScorer(self.model)
+        eos = self.model.generation_config.eos_token_id
+        self._end = int((eos if isinstance(eos, int) else eos[0]) if eos is not None else self.tokenizer.pad_token_id)
         self._answers: dict[tuple[str, ...], list[list[int]]] = {}
 
     @property
@@ -108,77 +111,34 @@ class TransformersLM:
             ids = [self.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
             if not all(ids):
                 raise ModelError(f"the tokenizer of {self.name} has no tokens for {key[ids.index([])]!r}")
+            if not self.seq2seq and any(a != b and b[: len(a)] == a for a in ids for b in ids):
+                # without an end, a candidate that begins another could never be the less likely one
+                ids = [[*answer, self._end] for answer in ids]
             self._answers[key] = ids
         return self._answers[key]
 
     def _score(self, prompts: Sequence[str], candidates: Sequence[str]) -> list[Decision]:
         start = time.perf_counter()
         answers = self._candidate_ids(candidates)
-        inputs = self._encode(prompts, max(map(len, answers)))
-        scores, hidden = (self._score_seq2seq if self.seq2seq else self._score_causal)(inputs, answers)
+        lengths = [len(ids) for ids in answers]
+        inputs = self._encode(prompts, max(lengths))
+        if isinstance(self.scorer, CausalScorer):
+            tree = PrefixTree.of(answers)
+            read = len(tree)
+            scores, hidden = self.scorer.score(inputs, tree)
+        else:
+            read = len(answers) * max(lengths)
+            scores, hidden = self.scorer.score(inputs, answers)
         logprobs = log_softmax(scores.double().cpu().numpy())
         states = hidden.float().cpu().numpy()
         seconds = (time.perf_counter() - start) / len(prompts)
-        extra = sum(len(ids) for ids in answers) if max(map(len, answers)) > 1 else 0
         decisions = []
-        for row, mask in enumerate(inputs["attention_mask"].sum(1).tolist()):
-            flops = self.architecture.scoring(mask, [len(ids) for ids in answers])
+        for row, length in enumerate(inputs["attention_mask"].sum(1).tolist()):
+            flops = self.architecture.scoring(length, len(answers), read)
             best = int(logprobs[row].argmax())
-            usage = Usage(mask, 0, max(1, extra), flops, seconds)
+            usage = Usage(length, 0, max(1, read), flops, seconds)
             decisions.append(Decision(candidates[best], usage, tuple(logprobs[row].tolist()), "", states[row]))
         return decisions
-
-    def _score_causal(self, inputs: Any, answers: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """Return (B, K) summed log-probabilities and (B, d) hidden states at the end of the prompt."""
-        positions = self._positions(inputs["attention_mask"])
-        out = self.model(**inputs, **positions, output_hidden_states=True, use_cache=False, logits_to_keep=1)
-        first = out.logits[:, -1].log_softmax(-1)  # (B, V)
-        scores = first[:, [ids[0] for ids in answers]]
-        hidden = out.hidden_states[-1][:, -1]
-        if max(map(len, answers)) > 1:
-            for k, ids in enumerate(answers):
-                if len(ids) > 1:
-                    scores[:, k] += self._continue(inputs, ids)
-        return scores, hidden
-
-    def _positions(self, mask: Tensor) -> dict[str, Tensor]:
-        """Return (B, T) positions that skip the padding on the left, for models that take them."""
-        return {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if self._takes_positions else {}
-
-    def _continue(self, inputs: Any, ids: list[int]) -> Tensor:
-        """Return (B,) the log-probability of `ids[1:]` after the prompt and `ids[0]`."""
-        batch = inputs["input_ids"].shape[0]
-        tail = torch.tensor(ids, device=self.model.device).expand(batch, -1)  # (B, n)
-        mask = torch.cat([inputs["attention_mask"], torch.ones_like(tail)], 1)
-        logits = self.model(
-            input_ids=torch.cat([inputs["input_ids"], tail], 1),
-            attention_mask=mask,
-            **self._positions(mask),
-            logits_to_keep=len(ids),
-        ).logits  # (B, n, V)
-        each: Tensor = logits[:, :-1].log_softmax(-1).gather(2, tail[:, 1:, None])
-        return each.sum((1, 2))
-
-    def _score_seq2seq(self, inputs: Any, answers: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """Return (B, K) summed log-probabilities (end of text included) and (B, d) encoder states, averaged."""
-        batch, count = inputs["input_ids"].shape[0], len(answers)
-        memory = self.model.get_encoder()(**inputs).last_hidden_state  # (B, T, d)
-        mask = inputs["attention_mask"]
-        eos = self.model.config.eos_token_id
-        full = [[*ids, eos if isinstance(eos, int) else eos[0]] for ids in answers]
-        width = max(map(len, full))
-        labels = torch.tensor([ids + [-100] * (width - len(ids)) for ids in full], device=self.model.device)
-        labels = labels.repeat(batch, 1)  # (B*K, n)
-        logits = self.model(
-            encoder_outputs=(memory.repeat_interleave(count, 0),),
-            attention_mask=mask.repeat_interleave(count, 0),
-            labels=labels,
-        ).logits  # (B*K, n, V)
-        known = labels != -100
-        each = logits.log_softmax(-1).gather(2, labels.where(known, 0)[..., None])[..., 0]
-        scores = (each * known).sum(1).view(batch, count)
-        pooled = (memory * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        return scores, pooled
 
     def _generate(self, prompts: Sequence[str], candidates: Sequence[str] | None) -> list[Decision]:
         start = time.perf_counter()
