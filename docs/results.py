@@ -177,7 +177,7 @@ def render(runs: list[Path]) -> str:
         *families_table(m),
         "Both areas go in steps from one measured setting to the next, so that a family measured at few settings gets "
         "less than a line through them would: " + settings(data) + ". Hold the oracle against the policies "
-        "near its calls and not by its area. ",
+        "near its calls and not by its area.",
         "",
         "QUICK is consulted at every step, by the DEEPTHINK row too, and its FLOPs are counted in both.",
         "",
