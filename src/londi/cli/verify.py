@@ -18,7 +18,7 @@ def verify(
     quick: bool = False,
     seed: int = 0,
     processes: int | None = None,
-    only: tuple[str, ...] = (),
+    only: tuple[str, ...] | None = None,
     out_folder: Annotated[Path, tyro.conf.arg(name="out")] = Path("runs/verify"),
     json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
@@ -28,12 +28,12 @@ def verify(
         quick: under a minute, for continuous integration: fewer and smaller problems.
         seed: decides the random problems and the learners.
         processes: jobs side by side; default one for each core. The result is the same.
-        only: some suites, by name.
+        only: some suites: random, facts, scale, budgets, linear, learning, efficiency, deep.
         out_folder: folder for verification.json and verification.md with its plots.
         json: print JSON.
     """
     from londi.plots import new_figure
-    from londi.verify import Settings, plan
+    from londi.verify import SUITES, Settings, plan
     from londi.verify import verify as check
     from londi.verify.page import write
 
@@ -41,9 +41,16 @@ def verify(
         processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if seed < 0 or processes < 1:
         raise ConfigError("--seed must be at least 0 and --processes at least 1")
+    if only is not None and not only:
+        raise ConfigError(f"--only needs the name of a suite: {', '.join(SUITES)}")
+    jobs = plan(Settings(quick, seed), only or ())
+    try:
+        out_folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out_folder}: {error.strerror}; name a folder that can be written to") from error
     new_figure(1, 1)  # before the work: complain here where plots can't be drawn
-    with bar("verifying", len(plan(Settings(quick, seed), only))) as move:
-        result = check(quick, seed, processes, only, lambda done, suite: move(done, extra=suite))
+    with bar("verifying", len(jobs)) as move:
+        result = check(quick, seed, processes, only or (), lambda done, suite: move(done, extra=suite))
     paths = write(result, out_folder)
     if json:
         print_json(result)

@@ -139,7 +139,8 @@ class LinearQLearning:
 
     The t-th update moves the weights by `rate` / (1 + t / `delay`) times the error times phi(s).
     For budgets it converges where states are drawn from the stationary distribution of QUICK's chain; for prices only
-    under a condition on how states are drawn (docs/theory.md).
+    under a condition on how states are drawn (docs/theory.md). Raises `ConfigError` for `phi` that is not (S, d), gamma
+    outside [0, 1), and counts or rates that are not positive.
     """
 
     def __init__(
@@ -151,6 +152,10 @@ class LinearQLearning:
         rate: float = 0.5,
         delay: float = 2e3,
     ) -> None:
+        if not 0 <= gamma < 1 or phi.ndim != 2 or learners < 1 or rate <= 0 or delay <= 0:
+            raise ConfigError(
+                "linear Q-learning needs features (S, d), 0 <= gamma < 1, at least one learner, rate and delay above 0"
+            )
         self.rows, self.phi, self.gamma, self.rate, self.delay = rows, phi, gamma, rate, delay
         self.weights = np.zeros((learners, rows.num_rows, 2, phi.shape[1]))
         self.updates = 0

@@ -83,7 +83,7 @@ def _upper(lines: list[tuple[float, float, BoolArray]], gain: float) -> PriceFro
             start = (kept[-1][0] - line[0]) / fewer if fewer > 1e-12 else (np.inf if kept[-1][0] >= line[0] else 0.0)
             if start > starts[-1] + gain:
                 break
-            kept.pop(), starts.pop()
+            del kept[-1], starts[-1]
         if kept and np.isinf(start):
             continue
         starts.append(start if kept else 0.0)

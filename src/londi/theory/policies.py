@@ -57,7 +57,8 @@ def call_distribution(mdp: SwitchingMDP, call: BoolArray, max_calls: int, budget
     if max_calls < 0:
         raise ConfigError(f"max_calls must be at least 0, not {max_calls}")
     free = np.ndim(call) == 1 and budget is None
-    table = (call[None] if free else _table(mdp, call, budget)) & ~mdp.terminal
+    checked = _table(mdp, call, budget)
+    table = (np.asarray(call)[None] if free else checked) & ~mdp.terminal
     solvers = [chain_solver(mdp, mdp.transition[QUICK], (~row & ~mdp.terminal).astype(float)) for row in table]
     found = np.zeros((len(table), max_calls + 1, mdp.num_states))  # [x, k, s]: k more calls, from s with x left
     for x in range(len(table)):

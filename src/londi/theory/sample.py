@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from londi.errors import ConfigError
 from londi.learners.qlearning import Transition
 from londi.theory.mdp import FloatArray, SwitchingMDP
 
@@ -13,7 +14,7 @@ class Sampler:
     """R processes side by side, each calling at random; each is its own stream of transitions.
 
     After every step a process starts anew from `initial` with probability `restart`, and always where it ended.
-    `call_rate` is the chance of a call, one number or (R,). Dense problems only.
+    `call_rate` is the chance of a call, one number or (R,). Raises `ConfigError` for a sparse problem.
     """
 
     def __init__(
@@ -26,6 +27,8 @@ class Sampler:
         initial: FloatArray | None = None,
         call_rate: float | FloatArray = 0.5,
     ) -> None:
+        if mdp.sparse:
+            raise ConfigError("transitions are drawn from dense problems only: this one's matrices are sparse")
         self.mdp, self.rng, self.restart, self.call_rate = mdp, rng, restart, call_rate
         self._initial = np.cumsum(mdp.initial if initial is None else initial)
         self._cumulative = np.cumsum(mdp.transition, axis=-1)

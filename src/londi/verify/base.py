@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +26,8 @@ class Claim:
     """Whether the worst measurement must lie below or above the tolerance."""
     full_only: bool = False
     """Left out of quick runs: it needs more work than they have time for."""
+    quick_tolerance: float | None = None
+    """What a quick run asks for instead, where it does half the work."""
 
     def worst(self, found: Iterable[float]) -> float:
         """Return the measurement that is farthest on the wrong side; NaN where there is none, or one is NaN."""
@@ -33,6 +35,10 @@ class Claim:
         if not values or any(math.isnan(value) for value in values):
             return math.nan
         return max(values) if self.bound == "at most" else min(values)
+
+    def asked(self, quick: bool) -> Claim:
+        """The claim as a quick or a full run checks it."""
+        return replace(self, tolerance=self.quick_tolerance) if quick and self.quick_tolerance is not None else self
 
     def holds(self, worst: float) -> bool:
         """Whether a worst measurement is within the tolerance; NaN is not."""
@@ -60,11 +66,11 @@ class Part:
     cases: dict[str, int] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
 
-    def note(self, claim: Claim, value: float) -> None:
-        """Count a case of a claim."""
+    def note(self, claim: Claim, value: float, cases: int = 1) -> None:
+        """Note what was measured of a claim, the worst of some cases."""
         old = self.worst.get(claim.key)
         self.worst[claim.key] = float(value) if old is None else claim.worst((old, float(value)))
-        self.cases[claim.key] = self.cases.get(claim.key, 0) + 1
+        self.cases[claim.key] = self.cases.get(claim.key, 0) + cases
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""The deep learners on the key-door room against its exact frontier, with and without relabelling."""
+"""The deep learners on the key-door room against its exact frontier, with and without relabelling.
+
+A quick run trains half as long and asks for less; a Switcher that calls at once, whatever it sees, has .77.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,7 @@ BUDGET = Claim(
     _METHOD.format("the budget n"),
     0.95,
     "at least",
+    quick_tolerance=0.9,
 )
 PRICE = Claim(
     "deep-prices",
@@ -36,6 +40,7 @@ PRICE = Claim(
     _METHOD.format("mean calls"),
     0.9,
     "at least",
+    quick_tolerance=0.85,
 )
 ABLATION = Claim(
     "deep-relabelling",

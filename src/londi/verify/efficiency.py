@@ -95,7 +95,9 @@ def _run(settings: Settings, job: int) -> Part:
     universal, separate = measure(mdp, rng)
     ratio = float(separate.sum() / universal)
     part.note(claim, ratio)
-    part.data = {"claim": claim.key, "universal": universal, "separate": separate.tolist(), "ratio": ratio}
+    steps = np.nan_to_num([universal, *separate], nan=LIMIT).tolist()
+    part.data = {"claim": claim.key, "universal": steps[0], "separate": steps[1:], "limit": LIMIT}
+    part.data["ratio"] = ratio if np.isfinite(ratio) else None
     return part
 
 

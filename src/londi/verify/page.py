@@ -9,6 +9,7 @@ from typing import Any
 
 from londi.plots import BLUE, GREEN, GREY, INK, MUTED, OCHRE, VERMILION, bare, new_figure
 from londi.run import write_text
+from londi.verify.run import SUITES
 
 NAME = "verification"
 _CURVES = (
@@ -32,17 +33,15 @@ def needs(check: dict[str, Any]) -> str:
 
 def write(result: dict[str, Any], folder: Path) -> list[Path]:
     """Write verification.json, verification.md and its plots into a folder; return their paths, the page last."""
-    folder.mkdir(parents=True, exist_ok=True)
     data = folder / f"{NAME}.json"
     write_text(data, json.dumps(result, indent=1, allow_nan=False) + "\n")
     paths, pictures = [data], []
-    for name, title, draw in _FIGURES:
+    for name, title, draw, more in _FIGURES:
         figure = draw(result["data"])
         if figure is not None:
             paths.append(folder / f"{NAME}-{name}.png")
             figure.savefig(paths[-1], dpi=160)
-            caption = title[1] + (_ablation(result["data"]["deep"]) if name == "deep" else "")
-            pictures.append(f"## {title[0]}\n\n![{title[0]}]({paths[-1].name})\n\n{caption}\n")
+            pictures.append(f"## {title[0]}\n\n![{title[0]}]({paths[-1].name})\n\n{title[1]}{more(result['data'])}\n")
     page = folder / f"{NAME}.md"
     write_text(page, "\n".join([_head(result), _table(result), *pictures]))
     return [*paths, page]
@@ -50,10 +49,13 @@ def write(result: dict[str, Any], folder: Path) -> list[Path]:
 
 def _head(result: dict[str, Any]) -> str:
     failed = sum(not check["passed"] for check in result["checks"])
-    verdict = "Every check passed." if not failed else f"**{failed} of {len(result['checks'])} checks failed.**"
     problems = sum(part["problems"] for part in result["data"].get("random", []))
     cores = result["machine"]["machine"]["cpus"]
     form = "--quick " if result["quick"] else ""
+    part = "" if result["suites"] == list(SUITES) else f"--only {' '.join(result['suites'])} "
+    of = f" of the suites {', '.join(result['suites'])}" if part else ""
+    verdict = f"**{failed} of {len(result['checks'])} checks{of} failed.**" if failed else f"Every check{of} passed."
+    solved = f" Random MDPs solved: {problems:,}." if problems else ""
     return f"""# Verification
 
 <!-- written by `londi verify`; do not edit -->
@@ -61,10 +63,11 @@ def _head(result: dict[str, Any]) -> str:
 What [theory](theory.md) claims, checked by running it. Regenerate this page, in {result["seconds"] / 60:.1f} minutes
 on the machine it was written on ({cores} cores), with
 
-    londi verify {form}--seed {result["seed"]} --out docs
+    londi verify {form}{part}--seed {result["seed"]} --out docs
 
-{verdict} Random MDPs solved: {problems:,}. "Worst" is the measurement farthest on the wrong side of all cases. Theorems
-are those of [arXiv 2402.12061](https://arxiv.org/abs/2402.12061); what is added is proved on the page on theory.
+{verdict}{solved} "Worst" is the measurement farthest on the wrong side of all cases. Theorems are those of
+[arXiv 2402.12061](https://arxiv.org/abs/2402.12061); what is added is explained on the page on theory, and proved there
+where there is something to prove.
 """
 
 
@@ -133,10 +136,7 @@ def _efficiency(data: dict[str, Any]) -> Any:
     kinds = (("universal-prices", "prices", GREEN), ("universal-budgets", "budgets", BLUE))
     for index, (key, label, color) in enumerate(kinds):
         mine = [part for part in parts if part["claim"] == key]
-        ratios = [part["ratio"] for part in mine]
-        low, high = f"{min(ratios):.0f}", f"{max(ratios):.0f}"
-        title = f"21 {label}: {low if low == high else f'{low} to {high}'} times fewer steps"
-        axes = _axes(figure, index, 2, title)
+        axes = _axes(figure, index, 2, f"21 {label}: {_fewer(mine)}")
         for part in mine:
             total, steps = 0.0, [0.0]
             for each in part["separate"]:
@@ -146,9 +146,17 @@ def _efficiency(data: dict[str, Any]) -> Any:
             axes.plot([0, 21], [part["universal"]] * 2, color=color, linewidth=1.6)
         most = max(part["universal"] for part in mine)
         axes.text(20.5, most * 1.25, "one universal run", color=color, ha="right", fontsize=9.5)
-        axes.text(20.5, (most * steps[-1]) ** 0.5, "separate runs, summed", color=MUTED, ha="right", fontsize=9.5)
+        axes.text(20.5, most * 2.4, "separate runs, summed", color=MUTED, ha="right", fontsize=9.5)
         axes.set(yscale="log", xlabel=f"{label} learned", ylabel="" if index else "transitions to an error of 5 %")
     return figure
+
+
+def _fewer(parts: list[dict[str, Any]]) -> str:
+    ratios = [part["ratio"] for part in parts]
+    if None in ratios:
+        return f"not all learned within {parts[0]['limit']:,} steps"
+    low, high = f"{min(ratios):.0f}", f"{max(ratios):.0f}"
+    return f"{low if low == high else f'{low} to {high}'} times fewer steps"
 
 
 def _deep(data: dict[str, Any]) -> Any:
@@ -172,8 +180,29 @@ def _deep(data: dict[str, Any]) -> Any:
     return figure
 
 
-def _ablation(parts: list[dict[str, Any]]) -> str:
+def _reached(data: dict[str, Any]) -> str:
+    """Samples until the middle seed's error is 5 %, by problem and learner."""
+    parts = data["learning"]
+    problems = list(dict.fromkeys(part["problem"] for part in parts))
+    lines = [
+        "\n\n| transitions to an error of 5 % | " + " | ".join(problems) + " |",
+        "|---" + "|---:" * len(problems) + "|",
+    ]
+    for key, label, _ in _CURVES:
+        cells = []
+        for part in (
+            part for problem in problems for part in parts if (part["problem"], part["claim"]) == (problem, key)
+        ):
+            middle = (sorted(errors)[len(errors) // 2] for errors in part["errors"])
+            reached = next((n for n, error in zip(part["samples"], middle, strict=True) if error <= 0.05), None)
+            cells.append("not reached" if reached is None else f"{reached:,.0f}")
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _ablation(data: dict[str, Any]) -> str:
     """Means over seeds of the area, over the exact one, with and without relabelling."""
+    parts = data["deep"]
     lines = ["\n\n| mean area over the exact one | budgets | prices |", "|---|---:|---:|"]
     for relabel, name in ((True, "relabelling"), (False, "without")):
         volumes = [part["volumes"] for part in parts if part["relabel"] is relabel]
@@ -198,10 +227,10 @@ _FIGURES = (
         (
             "Q-learning converges",
             "Largest error of Q over all states, choices and rows, relative to the largest Q* of its row, against\n"
-            "the transitions seen; middle seed and range. The dotted line is an error of 5 %. What one price needs\n"
-            "is what 21 prices and 21 budgets need.",
+            "the transitions seen; middle seed and range. The dotted line is an error of 5 %.",
         ),
         _convergence,
+        _reached,
     ),
     (
         "efficiency",
@@ -211,6 +240,7 @@ _FIGURES = (
             "for each seed. Coloured: the one universal run, which learns all of them.",
         ),
         _efficiency,
+        lambda data: "",
     ),
     (
         "deep",
@@ -219,5 +249,6 @@ _FIGURES = (
             "The key-door room, 40 steps. Played episodes of what `londi train` learns, each training seed a line.",
         ),
         _deep,
+        _ablation,
     ),
 )

@@ -40,7 +40,7 @@ def verify(
     only: Sequence[str] = (),
     progress: Callable[[int, str], None] = lambda done, suite: None,
 ) -> dict[str, Any]:
-    """Measure every claim, or those of some suites; return what is written to verify.json.
+    """Measure every claim, or those of some suites; return what is written to verification.json.
 
     `processes` > 1 does jobs side by side, with the same result. `progress` is told jobs done and
     the suite of the last one. Raises `ConfigError` for an unknown suite, a negative seed or no process.
@@ -61,13 +61,14 @@ def verify(
         found, seconds = [part for part, _ in done_jobs], sum(spent for _, spent in done_jobs)
         data[suite.name] = [part.data for part in found if part.data]
         found.append(suite.combine(found))
-        claims = [claim for claim in suite.claims if not (quick and claim.full_only)]
+        claims = [claim.asked(quick) for claim in suite.claims if not (quick and claim.full_only)]
         checks += [_check(suite, claim, found, seconds) for claim in claims]
     return {
         "schema": SCHEMA,
         "passed": all(check["passed"] for check in checks),
         "quick": quick,
         "seed": seed,
+        "suites": [suite.name for suite in chosen],
         "seconds": time.perf_counter() - begun,
         "machine": provenance.describe(),
         "checks": checks,
@@ -79,7 +80,8 @@ def plan(settings: Settings, only: Sequence[str] = ()) -> list[tuple[str, int]]:
     """Return the jobs, (suite, number), in the order in which they are begun; raises `ConfigError` as `verify` does."""
     for name in only:
         if name not in SUITES:
-            raise ConfigError(f"there is no suite '{name}'{did_you_mean(name, SUITES)} They are: {', '.join(SUITES)}")
+            guess = did_you_mean(name, SUITES) or "."
+            raise ConfigError(f"there is no suite '{name}'{guess} They are: {', '.join(SUITES)}")
     chosen = [suite for name, suite in SUITES.items() if not only or name in only]
     return [(suite.name, job) for suite in reversed(chosen) for job in range(suite.jobs(settings))]
 
@@ -123,7 +125,7 @@ def _check(suite: Suite, claim: Claim, parts: list[Part], seconds: float) -> dic
         "source": claim.source,
         "method": claim.method,
         "cases": sum(part.cases.get(claim.key, 0) for part in parts),
-        "worst": None if math.isnan(worst) else worst,
+        "worst": worst if math.isfinite(worst) else None,
         "tolerance": claim.tolerance,
         "bound": claim.bound,
         "passed": claim.holds(worst),
