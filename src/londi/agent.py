@@ -15,9 +15,11 @@ from londi.budget import Budget, Reservation
 from londi.encoders import ENTROPY, Encoder, Features, Moment
 from londi.encoders.text import probabilities
 from londi.episode import Reply, Step
-from londi.lms.base import Decision, LanguageModel
+from londi.errors import ModelError
+from londi.lms.base import Bounded, Decision, LanguageModel
 from londi.prompt import PromptTemplate
 from londi.switchers import Choice, Query, Switcher
+from londi.usage import Usage
 
 
 @dataclass
@@ -74,7 +76,7 @@ class Decided:
     drafts: list[Step]
     """Steps with `reward` 0 and `valid` True, to be completed with the environment's answer."""
     agreed: NDArray[np.bool_]
-    """(B,) whether DEEPTHINK acted and said what QUICK had said."""
+    """(B,) whether DEEPTHINK was called and what QUICK had said was done: both said it, or DEEPTHINK failed."""
 
 
 class Agent:
@@ -94,20 +96,25 @@ class Agent:
     def act(self, histories: Sequence[History]) -> Decided:
         """Decide B states: QUICK on all of them, DEEPTHINK in one batch on those that asked and may.
 
-        Appends the action to each history. Where DEEPTHINK fails, its reservations are given back and the error
+        Appends the action to each history. Where DEEPTHINK's decision is an error, QUICK acts, and the call is charged
+        what it cost. Raises `ModelError` where QUICK's is one; whatever a model raises gives its reservations back and
         goes on to the caller.
         """
         admissible = histories[0].admissible
         prompts = [self.template.render(h.goal, h.observations, h.actions) for h in histories]
         quick = self.quick.decide(prompts, admissible)
+        for decision in quick:
+            if decision.error:
+                raise ModelError(f"QUICK ({self.quick.name}) failed: {decision.error}")
         features = self.encoder.encode(prompts, quick, [h.moment for h in histories], admissible)
-        remaining = [h.budget.remaining for h in histories]
+        worst = self._worst_cases(histories, prompts)
+        remaining = [h.budget.calls_left(most) for h, most in zip(histories, worst, strict=True)]
         choice = self._choose(histories, prompts, quick, features, remaining)
-        deep, granted = self._call(histories, prompts, choice)
+        deep = self._call(histories, prompts, choice, worst)
         drafts = []
         for i, history in enumerate(histories):
             reply = deep.get(i)
-            action = (reply or quick[i]).action
+            action = quick[i].action if reply is None or reply.error else reply.action
             history.actions.append(action)
             history.overrode.append(action != quick[i].action)
             drafts.append(
@@ -119,7 +126,7 @@ class Agent:
                     probabilities=tuple(probabilities(quick[i]).tolist()),
                     entropy=float(features.dense[i, ENTROPY]),
                     wished=bool(choice.call[i]),
-                    called=i in granted,
+                    called=reply is not None,
                     propensity=float(choice.propensity[i]),
                     advantage=float(choice.advantage[i]),
                     remaining=remaining[i],
@@ -128,7 +135,7 @@ class Agent:
                     valid=True,
                 )
             )
-        agreed = np.array([i in granted and deep[i].action == quick[i].action for i in range(len(histories))])
+        agreed = np.array([draft.called and draft.action == draft.quick.action for draft in drafts])
         return Decided(features, drafts, agreed)
 
     def _choose(
@@ -154,27 +161,40 @@ class Agent:
         call = np.where(uniform[:, 1] < share, uniform[:, 2] < coin, choice.call)
         return Choice(call, np.where(call, probability, 1 - probability), choice.advantage)
 
+    def _worst_cases(self, histories: Sequence[History], prompts: Sequence[str]) -> list[float]:
+        """The most a call can cost in each state, in the measure of its budget."""
+        if all(h.budget.measure == "calls" for h in histories):
+            return [1] * len(histories)
+        if not isinstance(self.deepthink, Bounded):
+            raise ModelError(
+                f"DEEPTHINK ({self.deepthink.name}) doesn't know the most a call can cost (it has no worst_case): "
+                "budget calls, not tokens or dollars"
+            )
+        most = self.deepthink.worst_case(prompts, histories[0].admissible)
+        return [usage.of(h.budget.measure) for usage, h in zip(most, histories, strict=True)]
+
     def _call(
-        self, histories: Sequence[History], prompts: Sequence[str], choice: Choice
-    ) -> tuple[dict[int, Decision], set[int]]:
-        """Ask DEEPTHINK where the Switcher wished and the budget permits; return decisions and rows."""
+        self, histories: Sequence[History], prompts: Sequence[str], choice: Choice, worst: Sequence[float]
+    ) -> dict[int, Decision]:
+        """Ask DEEPTHINK where the Switcher wished and the budget permits; return decisions by row."""
         reservations: dict[int, Reservation] = {}
         for i in np.flatnonzero(choice.call).tolist():
-            reservation = histories[i].budget.reserve()
+            reservation = histories[i].budget.reserve(worst[i])
             if reservation is not None:
                 reservations[i] = reservation
         if not reservations:
-            return {}, set()
+            return {}
         rows = list(reservations)
         try:
             decisions = self.deepthink.decide([prompts[i] for i in rows], histories[0].admissible)
-            for reservation in reservations.values():
-                reservation.settle()
+            for i, decision in zip(rows, decisions, strict=True):
+                if not decision.error or decision.usage != Usage():
+                    reservations[i].settle(decision.usage.of(histories[i].budget.measure))
         finally:
             for reservation in reservations.values():
                 if reservation.state == "open":
                     reservation.release()
-        return dict(zip(rows, decisions, strict=True)), set(rows)
+        return dict(zip(rows, decisions, strict=True))
 
 
 class OracleAgent(Agent):
@@ -199,4 +219,4 @@ class OracleAgent(Agent):
 
 
 def _reply(decision: Decision) -> Reply:
-    return Reply(decision.action, decision.thought, decision.usage)
+    return Reply(decision.action, decision.thought, decision.usage, decision.error)

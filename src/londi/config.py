@@ -6,6 +6,7 @@ The docstring under a field is its documentation and its `--help`.
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from londi.errors import ConfigError, LondiError, did_you_mean
 from londi.prompt import PromptTemplate
+from londi.usage import BudgetMeasure, Measure
 
 SCHEMA = 1
 
@@ -33,22 +35,77 @@ class EnvConfig:
 
 
 @dataclass(frozen=True)
+class LocalConfig:
+    """How a Hugging Face model is loaded and run."""
+
+    chat: Literal["auto", "always", "never"] = "auto"
+    """Whether prompts go through the model's chat template; `auto` where it has one."""
+    chat_template: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the chat template, such as `enable_thinking = false`."""
+    device_map: str = ""
+    """`auto` spreads a model over all devices (needs accelerate); `device` is not looked at then."""
+    quantization: dict[str, Any] = field(default_factory=dict)
+    """The model's `quantization_config`, such as `load_in_4bit = true` (bitsandbytes), or with a `quant_method`."""
+    adapter: str = ""
+    """PEFT adapter, a folder or hub id (needs peft)."""
+    load: dict[str, Any] = field(default_factory=dict)
+    """Other arguments of `from_pretrained`, such as `revision` or `attn_implementation`."""
+    max_batch_tokens: int = 16_384
+    """Tokens in one forward pass, padding included; lower where memory is short."""
+    cache_mb: int = 512
+    """Memory for what was read of earlier prompts, so that the next step of an episode reads only what is new; 0 for
+    none. Prompts of less than 64 tokens are not kept."""
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """How to reach a model behind an OpenAI-compatible server."""
+
+    base_url: str = "https://api.openai.com/v1"
+    """Where it listens, up to and with `/v1`."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key; none is sent where it is not set."""
+    api: Literal["auto", "chat", "completions"] = "auto"
+    """Which endpoint; `auto` takes chat where the server has it."""
+    choose: Literal["auto", "logprobs", "guided", "generate"] = "auto"
+    """How to choose among candidates: by the server's log-probabilities, by a JSON schema that permits nothing else,
+    or by reading the reply; `auto` takes the first that the server offers."""
+    request: dict[str, Any] = field(default_factory=dict)
+    """Sent along with each request: `reasoning_effort`, `chat_template_kwargs`, `temperature` (default 0), `seed`."""
+    concurrency: int = 8
+    """Requests at a time."""
+    attempts: int = 3
+    """Tries of a request that fails; the waits between them grow, with jitter, and follow `Retry-After`."""
+    timeout: float = 60.0
+    """Seconds without a byte until a try has failed."""
+    prices: str = ""
+    """TOML file with dollars per million tokens; empty for londi's own, dated one."""
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Which language model, and how it decides."""
 
     model: str
-    """`builtin:NAME`, a Hugging Face folder or hub id, or `python:MODULE:NAME` (a script function, a LanguageModel,
-    or a function that makes one)."""
+    """`builtin:NAME`, a Hugging Face folder or hub id, `openai:NAME` (a model behind an OpenAI-compatible server), or
+    `python:MODULE:NAME` (a script function, a LanguageModel, or a function that makes one)."""
     mode: Literal["auto", "score", "generate"] = "auto"
-    """`score` candidates, `generate` a thought and the action, or `auto`: what the model asks for, else score."""
+    """`score` candidates, `generate` a thought and the action, or `auto`: what the model asks for, else score. A server
+    has `server.choose` instead."""
     max_new_tokens: int | None = None
-    """Longest reply when generating; none for the model's own setting."""
+    """Longest reply when generating; none for the model's own setting, else 64 (with a server 512)."""
+    system: str = ""
+    """System message of a chat model."""
     device: str = "cpu"
     """`cpu`, `cuda`, `cuda:1`, ..."""
     dtype: str = "auto"
     """`auto`, `float32`, `bfloat16` or `float16`."""
     max_batch: int = 64
     """Prompts in one forward pass."""
+    local: LocalConfig = field(default_factory=LocalConfig)
+    """More about a Hugging Face model."""
+    server: ServerConfig = field(default_factory=ServerConfig)
+    """Where `openai:NAME` is served."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +166,11 @@ class TrainConfig:
     """Smallest price learned, in units of return."""
     highest_price: float = 1.0
     """Largest price learned."""
+    price_measure: Measure = "calls"
+    """What prices are for: a call (the paper), or the call's `tokens`, `dollars`, `flops` or `seconds`."""
+    price_unit: float = 1.0
+    """The amount of it that a price is for: with 1000 and `tokens`, a price is for 1,000 tokens. Choose it near what a
+    call takes; then prices mean about what they do for calls."""
     relabel: bool = True
     """Learn every budget and price from each transition; false is the ablation."""
     checkpoint_steps: int = 10_000
@@ -126,8 +188,10 @@ class EvaluateConfig:
     selection_episodes: int = 1_000
     """Episodes on which budget and price are chosen. More choose closer to the limit, since the margin of one standard
     error shrinks."""
-    budgets: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12)
+    budgets: tuple[float, ...] = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12)
     """Budgets n to measure."""
+    budget_measure: BudgetMeasure = "calls"
+    """What budgets count. Tokens and dollars are as hard: a call is made only where the most it can cost fits."""
     prices: tuple[float, ...] = (0.006, 0.009, 0.012, 0.018, 0.025, 0.035, 0.05, 0.07, 0.1, 0.15, 0.25, 0.5)
     """Prices c to measure."""
     random_rates: tuple[float, ...] = (0.1, 0.2, 0.3, 0.45, 0.6, 0.8)
@@ -159,7 +223,11 @@ class Experiment:
         _check(self)
 
 
-for _part in (PromptTemplate, EnvConfig, ModelConfig, SwitcherConfig, TrainConfig, EvaluateConfig, Experiment):
+_PARTS: tuple[type, ...] = (
+    *(PromptTemplate, EnvConfig, LocalConfig, ServerConfig, ModelConfig),
+    *(SwitcherConfig, TrainConfig, EvaluateConfig, Experiment),
+)
+for _part in _PARTS:
     setattr(_part, "__pydantic_config__", ConfigDict(extra="forbid"))  # noqa: B010
 _ADAPTER = TypeAdapter(Experiment)
 
@@ -172,13 +240,21 @@ def _check(experiment: Experiment) -> None:
     counts = {"episodes": e.episodes, "selection_episodes": e.selection_episodes, "num_envs": e.num_envs}
     counts |= {"processes": e.processes}
     wrong += [f"evaluate.{key} must be at least 1, not {value}" for key, value in counts.items() if value < 1]
-    wrong += [f"evaluate.budgets: a budget is a number of calls >= 0, not {n}" for n in e.budgets if n < 0]
+    if e.budget_measure == "dollars":
+        wrong += [f"evaluate.budgets: a budget is an amount of dollars >= 0, not {n}" for n in e.budgets if not n >= 0]
+    else:
+        what = f"a number of {e.budget_measure}"
+        wrong += [f"evaluate.budgets: a budget is {what} >= 0, not {n:g}" for n in e.budgets if not _count(n)]
+    if not 0 < t.price_unit < math.inf:
+        wrong.append(f"train.price_unit must be above 0, not {t.price_unit}")
     wrong += [f"evaluate.prices: a price is > 0, not {c}" for c in e.prices if not c > 0]
     wrong += [f"evaluate.random_rates: a rate lies in [0, 1], not {p}" for p in e.random_rates if not 0 <= p <= 1]
     shares = {"on_policy": t.on_policy, "epsilon": t.epsilon}
     wrong += [f"train.{key} must lie in [0, 1], not {value}" for key, value in shares.items() if not 0 <= value <= 1]
     for role, model in (("quick", experiment.quick), ("deepthink", experiment.deepthink)):
         sizes = {"max_batch": model.max_batch, "max_new_tokens": model.max_new_tokens}
+        sizes |= {"local.max_batch_tokens": model.local.max_batch_tokens}
+        sizes |= {"server.concurrency": model.server.concurrency, "server.attempts": model.server.attempts}
         wrong += [f"{role}.{key} must be at least 1, not {n}" for key, n in sizes.items() if n is not None and n < 1]
     if t.warmup_steps >= t.num_steps:
         wrong.append(f"train.warmup_steps ({t.warmup_steps}) must be below train.num_steps ({t.num_steps})")
@@ -206,6 +282,10 @@ def _check(experiment: Experiment) -> None:
         wrong.append(f"name must be the name of a folder, not {experiment.name!r}")
     if wrong:
         raise ConfigError(wrong[0])
+
+
+def _count(number: float) -> bool:
+    return math.isfinite(number) and number >= 0 and number == int(number)
 
 
 def load(path: Path) -> Experiment:
@@ -258,6 +338,7 @@ def _fields(where: list[str]) -> list[str]:
         "deepthink": ModelConfig,
         "prompt": PromptTemplate,
     }
+    kinds |= {"local": LocalConfig, "server": ServerConfig}
     kinds |= {"switcher": SwitcherConfig, "train": TrainConfig, "evaluate": EvaluateConfig}
     kind: Any = kinds.get(where[-1], Experiment) if where else Experiment
     return [f.name for f in dataclasses.fields(kind)]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from londi.errors import RunError
-from londi.usage import Usage
+from londi.usage import BudgetMeasure, Usage
 
 SCHEMA = 1
 
@@ -25,6 +25,13 @@ class Reply:
     action: str
     thought: str
     usage: Usage
+    error: str = ""
+    """Why there is no action, where the model failed; QUICK acted then."""
+
+    @property
+    def charged(self) -> bool:
+        """Whether it counts as a call: not if it failed before anything reached the model."""
+        return not self.error or self.usage != Usage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +50,13 @@ class Step:
     wished: bool
     """Whether the Switcher asked for DEEPTHINK."""
     called: bool
-    """Whether the budget permitted it, so that DEEPTHINK acted."""
+    """Whether the budget permitted it, so that DEEPTHINK was called; it acted, unless its reply is an error."""
     propensity: float
     """Probability with which the Switcher chose what it chose."""
     advantage: float
     """The Switcher's estimate of Q(call) - Q(no call), in units of return; NaN for rules that have none."""
     remaining: int | None
-    """Calls left before this step; None for no limit."""
+    """Calls left before this step, in a budget of tokens or dollars an estimate; None for no limit."""
     action: str
     reward: float
     valid: bool
@@ -69,14 +76,15 @@ class Episode:
     seed: int
     goal: str
     policy: str
-    budget: int | None
-    """Calls permitted; None for no limit."""
+    budget: float | None
+    """DEEPTHINK permitted, in `budget_measure`; None for no limit."""
     price: float
     """Price of a call that the Switcher was asked to respect, in units of return."""
     steps: tuple[Step, ...]
     success: bool
     truncated: bool
     """True where the step limit ended it."""
+    budget_measure: BudgetMeasure = "calls"
 
     @property
     def total_reward(self) -> float:
@@ -85,8 +93,8 @@ class Episode:
 
     @property
     def num_calls(self) -> int:
-        """DEEPTHINK calls made."""
-        return sum(step.called for step in self.steps)
+        """DEEPTHINK calls made; one that failed counts where it cost something."""
+        return sum(step.called and (step.deepthink is None or step.deepthink.charged) for step in self.steps)
 
     @property
     def usage(self) -> Usage:
@@ -94,9 +102,21 @@ class Episode:
         return sum((step.usage for step in self.steps), Usage())
 
     @property
+    def num_failed(self) -> int:
+        """DEEPTHINK calls that failed, so that QUICK acted."""
+        return sum(step.deepthink is not None and bool(step.deepthink.error) for step in self.steps)
+
+    @property
+    def spent(self) -> float:
+        """What the calls took of the budget, in its measure."""
+        if self.budget_measure == "calls":
+            return self.num_calls
+        return sum(step.deepthink.usage.of(self.budget_measure) for step in self.steps if step.deepthink)
+
+    @property
     def violated(self) -> bool:
-        """Whether more calls were made than the budget permits (must never happen)."""
-        return self.budget is not None and self.num_calls > self.budget
+        """Whether the calls took more than the budget permits (must never happen)."""
+        return self.budget is not None and self.spent > self.budget * (1 + 1e-12)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types, with the schema number."""
@@ -129,7 +149,7 @@ def _plain(value: Any) -> Any:
 
 
 def _read_reply(data: dict[str, Any]) -> Reply:
-    return Reply(data["action"], data["thought"], Usage(**data["usage"]))
+    return Reply(data["action"], data["thought"], Usage(**data["usage"]), data.get("error", ""))
 
 
 def _read_step(data: dict[str, Any]) -> Step:

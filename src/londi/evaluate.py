@@ -41,9 +41,11 @@ class Policy:
     value: float | None = None
 
     @property
-    def budget(self) -> int | None:
+    def budget(self) -> float | None:
         """The cap it plays under."""
-        return int(self.value) if self.kind == "budget" and self.value is not None else None
+        if self.kind != "budget" or self.value is None:
+            return None
+        return int(self.value) if self.value == int(self.value) else self.value
 
     @property
     def price(self) -> float:
@@ -59,7 +61,8 @@ def learned_policies(experiment: Experiment) -> list[Policy]:
     e, learners = experiment.evaluate, experiment.train.learners
     policies = []
     if "budget" in learners:
-        policies += [Policy(f"budget {n}", "budget", n) for n in e.budgets]
+        unit = "" if e.budget_measure == "calls" else f" {e.budget_measure}"
+        policies += [Policy(f"budget {n:g}{unit}", "budget", n) for n in e.budgets]
         policies.append(Policy("budget unlimited", "budget", None))
     if "price" in learners:
         policies += [Policy(f"price {c:g}", "price", c) for c in e.prices]
@@ -114,7 +117,11 @@ class _Worker:
 
     def play(self, policy: Policy, first_seed: int, count: int) -> Iterator[Episode]:
         """Play episodes of a policy, in the order in which they finish."""
-        jobs = [Assignment(first_seed + i, policy.name, policy.budget, policy.price) for i in range(count)]
+        measure = self.experiment.evaluate.budget_measure
+        jobs = [
+            Assignment(first_seed + i, policy.name, policy.budget, policy.price, budget_measure=measure)
+            for i in range(count)
+        ]
         for episode, _ in rollout(self.envs, self.agent(policy), jobs, self.experiment.env.id):
             yield episode
 
@@ -146,6 +153,10 @@ def _outcome(episode: Episode) -> Outcome:
         usage.flops,
         usage.seconds,
         episode.violated,
+        usage.dollars,
+        usage.device_seconds,
+        usage.joules,
+        episode.num_failed,
     )
 
 
@@ -224,6 +235,7 @@ def _frontier(run: Run, selection: list[dict[str, Any]], test: list[dict[str, An
         "env_steps": run.trained_steps(),
         "episodes": e.episodes,
         "seeds": {"selection": [SELECTION_SEEDS, e.selection_episodes], "test": [TEST_SEEDS, e.episodes]},
+        "budget_measure": e.budget_measure,
         "policies": test,
         "selection": selection,
         "choices": choices,

@@ -29,6 +29,11 @@ class Outcome:
     flops: float
     seconds: float
     violated: bool
+    dollars: float = 0.0
+    device_seconds: float = 0.0
+    joules: float = 0.0
+    failed: int = 0
+    """Calls that failed, so that QUICK acted."""
 
 
 def wilson(successes: int, count: int, z: float = 1.96) -> tuple[float, float]:
@@ -55,6 +60,10 @@ def summarise(name: str, kind: str, value: float | None, outcomes: Sequence[Outc
         "tokens": float(np.mean([o.tokens for o in outcomes])),
         "flops": float(np.mean([o.flops for o in outcomes])),
         "seconds": float(np.mean([o.seconds for o in outcomes])),
+        "dollars": float(np.mean([o.dollars for o in outcomes])),
+        "device_seconds": float(np.mean([o.device_seconds for o in outcomes])),
+        "joules": float(np.mean([o.joules for o in outcomes])),
+        "failed": float(np.mean([o.failed for o in outcomes])),
         "steps": float(np.mean(steps)),
         "violations": sum(o.violated for o in outcomes),
     }

@@ -8,7 +8,7 @@ from html import escape
 from statistics import median
 
 from londi.episode import Episode, Step
-from londi.states import confidence, left, reason
+from londi.states import confidence, left, permitted, reason
 
 MOST_STEPS = 40
 """Steps of an episode that are shown."""
@@ -56,17 +56,20 @@ def _alone(quick: Episode) -> str:
 
 def _end(episode: Episode) -> str:
     outcome = "Solved" if episode.success else "Not solved"
-    limit = "" if episode.budget is None else f" of {episode.budget} permitted"
-    return f"{outcome} in {_count(len(episode.steps), 'step')} with {_count(episode.num_calls, 'call')}{limit}."
+    calls = f"{_count(episode.num_calls, 'call')}{permitted(episode)}"
+    return f"{outcome} in {_count(len(episode.steps), 'step')} with {calls}."
 
 
 def _step_html(step: Step, number: int) -> str:
     lines = [_line("QUICK", _quick_html(step)), _line("Switcher", _switcher_html(step), "switcher")]
     if step.called and step.deepthink:
-        agrees = step.deepthink.action == step.quick.action
+        agrees = step.action == step.quick.action
         thought = f"<q>{escape(step.deepthink.thought)}</q> → " if step.deepthink.thought else ""
         same = ' <span class="note">(as QUICK)</span>' if agrees else ""
-        lines.append(_line("DEEPTHINK", f"{thought}<b>{escape(step.deepthink.action)}</b>{same}", "deepthink"))
+        said = f"{thought}<b>{escape(step.deepthink.action)}</b>{same}"
+        if step.deepthink.error:
+            said = f'<span class="note">failed, so QUICK acts: {escape(step.deepthink.error)}</span>'
+        lines.append(_line("DEEPTHINK", said, "deepthink"))
     if not step.valid:
         lines.append(_line("environment", "did not understand the action"))
     kind = ' class="called"' if step.called else ""

@@ -21,6 +21,7 @@ from londi.errors import RunError
 from londi.plots import percent
 from londi.replay import find_ordinary, find_rescue, replay_html
 from londi.tables import amount, metrics_html, policies_html, rates_html
+from londi.usage import budget_text
 
 _VARIABLES = {
     plots.INK: "ink",
@@ -157,7 +158,11 @@ def _tiles(frontier: dict[str, Any], rows: dict[str, Any], choice: dict[str, Any
 def _calls_text(chosen: Sequence[Episode]) -> str:
     first = chosen[0]
     places = [index + 1 for episode in chosen for index, step in enumerate(episode.steps) if step.called]
-    limit = "without a limit on calls" if first.budget is None else f"at most {first.budget} calls each"
+    limit = (
+        "without a limit on calls"
+        if first.budget is None
+        else f"at most {budget_text(first.budget, first.budget_measure)} each"
+    )
     said = f"Policy <b>{escape(first.policy)}</b>, the first {len(chosen)} test episodes, {limit}."
     if not places:
         return said + " It never called DEEPTHINK."
@@ -220,7 +225,7 @@ def _violations(frontier: dict[str, Any], chosen: Sequence[Episode]) -> str:
     recorded = sum(episode.violated for episode in chosen)
     total = frontier["metrics"]["violations"]
     if not (rows or recorded or total):
-        return "None: no episode of any policy made more calls than its budget permits."
+        return "None: no episode of any policy took more than its budget permits."
     named = ", ".join(f"{escape(row['name'])} ({row['violations']})" for row in rows) or "none of the policies above"
     return (
         f"<b>{total} episodes made more calls than permitted</b>, by policy: {named}; {recorded} of the recorded "

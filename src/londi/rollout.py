@@ -14,6 +14,7 @@ from londi.encoders import Features
 from londi.envs.base import TextEnv
 from londi.episode import Episode, Step
 from londi.learners.replay import Trajectory
+from londi.usage import BudgetMeasure, Measure
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +24,11 @@ class Assignment:
     seed: int
     """Decides the environment's episode and, with `stream`, the draws of the policy."""
     policy: str = ""
-    budget: int | None = None
+    budget: float | None = None
     price: float = 0.0
     random_rate: float | None = None
     epsilon: float = 0.0
+    budget_measure: BudgetMeasure = "calls"
     stream: int = 1
     """Not 0: the environment draws from `default_rng(seed)`, which numpy makes the same as `default_rng((seed, 0))`."""
 
@@ -46,7 +48,7 @@ class _Slot:
             observation=observation,
             admissible=info["admissible"],
             max_steps=self.env.max_steps,
-            budget=Budget(assignment.budget),
+            budget=Budget(assignment.budget, assignment.budget_measure),
             price=assignment.price,
             rng=np.random.default_rng((assignment.seed, assignment.stream)),
             random_rate=assignment.random_rate,
@@ -66,11 +68,21 @@ class _Slot:
         self.agreed.append(agreed)
         return terminated or self.truncated
 
-    def finish(self, env_id: str) -> tuple[Episode, Trajectory]:
+    def finish(self, env_id: str, price_measure: Measure) -> tuple[Episode, Trajectory]:
         a = self.assignment
         episode = Episode(
-            env_id, a.seed, self.goal, a.policy, a.budget, a.price, tuple(self.steps), self.success, self.truncated
+            env=env_id,
+            seed=a.seed,
+            goal=self.goal,
+            policy=a.policy,
+            budget=a.budget,
+            price=a.price,
+            steps=tuple(self.steps),
+            success=self.success,
+            truncated=self.truncated,
+            budget_measure=a.budget_measure,
         )
+        replies = [step.deepthink for step in self.steps]
         remaining = [np.inf if step.remaining is None else step.remaining for step in self.steps]
         trajectory = Trajectory(
             Features.concatenate(self.features),
@@ -79,18 +91,24 @@ class _Slot:
             np.array([step.reward for step in self.steps], np.float32),
             np.array(remaining, np.float32),
             np.full(len(self.steps), a.price, np.float32),
+            np.array([0.0 if reply is None else reply.usage.of(price_measure) for reply in replies], np.float32),
         )
         return episode, trajectory
 
 
 def rollout(
-    envs: Sequence[TextEnv], agent: Agent, assignments: Iterable[Assignment], env_id: str = ""
+    envs: Sequence[TextEnv],
+    agent: Agent,
+    assignments: Iterable[Assignment],
+    env_id: str = "",
+    price_measure: Measure = "calls",
 ) -> Iterator[tuple[Episode, Trajectory]]:
     """Play the assignments, as many at a time as there are environments; yield episodes as they finish.
 
     An episode depends on its assignment and the agent alone, not on which environment it is played in or beside
     which others, as long as the agent's models keep their contract (a batch is what its prompts are singly) and the
-    Switcher is not changed meanwhile. All environments must have the same closed set of actions.
+    Switcher is not changed meanwhile. All environments must have the same closed set of actions. `price_measure` is
+    what the trajectories say that calls cost.
     """
     waiting = iter(assignments)
     idle = [_Slot(env) for env in envs]
@@ -112,5 +130,5 @@ def rollout(
         finished = [slot for slot, over in zip(playing, ended, strict=True) if over]
         playing = [slot for slot, over in zip(playing, ended, strict=True) if not over]
         for slot in finished:
-            yield slot.finish(env_id)
+            yield slot.finish(env_id, price_measure)
             idle.append(slot)

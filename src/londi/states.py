@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from londi.episode import Episode, Step
+from londi.usage import budget_text
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,16 @@ def left(step: Step) -> str:
     if step.remaining is None:
         return "no limit"
     return "no calls left" if step.remaining == 0 else f"{step.remaining} call{'s' * (step.remaining != 1)} left"
+
+
+def permitted(episode: Episode) -> str:
+    """Say what the budget was, to follow a number of calls; empty without one."""
+    if episode.budget is None:
+        return ""
+    if episode.budget_measure == "calls":
+        return f" of {episode.budget:g} permitted"
+    spent, cap = (budget_text(x, episode.budget_measure) for x in (episode.spent, episode.budget))
+    return f", which took {spent} of {cap}"
 
 
 def confidence(step: Step) -> float | None:

@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from londi.episode import Episode, Reply, Step
-from londi.states import confidence, left, reason
+from londi.states import confidence, left, permitted, reason
+from londi.usage import budget_text
 
 WIDTH = 100
 """Columns used at most: longer lines are hard to read."""
@@ -92,7 +93,9 @@ def _switcher(step: Step) -> Text:
 
 
 def _opening(episode: Episode) -> RenderableType:
-    limit = "calls without limit" if episode.budget is None else f"at most {_count(episode.budget, 'call')}"
+    limit = "calls without limit"
+    if episode.budget is not None:
+        limit = f"at most {budget_text(episode.budget, episode.budget_measure)}"
     price = f", price {episode.price:g}" if episode.price else ""
     rows = _rows()
     rows.add_row(Text("episode", style="dim"), Text(f"{episode.env}, seed {episode.seed}"))
@@ -107,9 +110,11 @@ def _summary(episode: Episode) -> RenderableType:
     else:
         outcome = Text("No success" + (": the step limit ended it" if episode.truncated else ""), style="bold yellow")
     outcome.append(f" in {_count(len(episode.steps), 'step')}.", style="not bold")
-    allowed = "" if episode.budget is None else f" of {episode.budget} permitted"
+    allowed = permitted(episode)
     share = 100 * episode.num_calls / max(1, len(episode.steps))
     calls = Text(f"{_count(episode.num_calls, 'DEEPTHINK call')}{allowed}, in {share:.0f} % of the steps.")
+    if episode.num_failed:
+        calls.append(f" {_count(episode.num_failed, 'of them')} failed: QUICK acted.", style="yellow")
     if episode.violated:
         calls.append(" MORE THAN PERMITTED.", style="bold red")
     flops = episode.usage.flops

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
 from londi.agent import Agent, History
 from londi.budget import Budget
 from londi.encoders import Moment, TextEncoder
-from londi.lms import ScriptedLM
+from londi.episode import Reply
+from londi.errors import ModelError
+from londi.lms import CachedLM, Decision, LanguageModel, ScriptedLM
 from londi.switchers import Always, Never, Switcher
+from londi.usage import BudgetMeasure, Usage
 
 ACTIONS = ("left", "right")
 QUICK = ScriptedLM(lambda prompt: "left", "quick")
 OTHER = ScriptedLM(lambda prompt: "right", "other")
 
 
-def history(budget: int | None = None, seed: int = 0, **changes: object) -> History:
+def history(budget: int | None = None, seed: int = 0, measure: BudgetMeasure = "calls", **changes: object) -> History:
     rng = np.random.default_rng(seed)
-    return History("g", "o0", ACTIONS, 8, Budget(budget), rng=rng, **changes)  # type: ignore[arg-type]
+    return History("g", "o0", ACTIONS, 8, Budget(budget, measure), rng=rng, **changes)  # type: ignore[arg-type]
 
 
-def agent(switcher: Switcher, deepthink: ScriptedLM = OTHER) -> Agent:
+def agent(switcher: Switcher, deepthink: LanguageModel = OTHER) -> Agent:
     return Agent(QUICK, deepthink, TextEncoder(), switcher)
 
 
@@ -104,3 +109,77 @@ def test_deepthink_is_asked_about_the_states_that_called_alone() -> None:
     assert len(asked) == 2
     assert [d.action for d in drafts] == ["left", "right", "right", "left"]
     assert [d.deepthink is not None for d in drafts] == [False, True, True, False]
+
+
+class Failing(ScriptedLM):
+    """Answers every other prompt of a batch; the others cost what `lost` says and have no action."""
+
+    def __init__(self, lost: Usage) -> None:
+        super().__init__(lambda prompt: "right", "failing")
+        self.lost = lost
+
+    def decide(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Decision]:
+        answers = super().decide(prompts, candidates)
+        return [a if i % 2 else Decision("", self.lost, error="timed out") for i, a in enumerate(answers)]
+
+
+def test_a_failed_call_leaves_the_step_to_quick_and_is_charged() -> None:
+    lost = Usage(prompt_tokens=9, requests=3)
+    histories = [history(budget=2, seed=i) for i in range(2)]
+    drafts = agent(Always(), Failing(lost)).act(histories).drafts
+    assert [draft.action for draft in drafts] == ["left", "right"]
+    assert [draft.called for draft in drafts] == [True, True]
+    assert [h.budget.remaining for h in histories] == [1, 1]
+    assert drafts[0].deepthink == Reply("", "", lost, "timed out")
+    assert drafts[0].usage.prompt_tokens == 9 + drafts[0].quick.usage.prompt_tokens
+
+
+def test_a_call_that_reached_no_server_is_given_back() -> None:
+    h = history(budget=1)
+    draft = agent(Always(), Failing(Usage())).act([h]).drafts[0]
+    assert (draft.action, h.budget.remaining) == ("left", 1)
+    assert draft.deepthink is not None
+    assert not draft.deepthink.charged
+
+
+def test_a_quick_that_fails_is_an_error() -> None:
+    broken = Agent(Failing(Usage()), OTHER, TextEncoder(), Always())
+    with pytest.raises(ModelError, match=r"QUICK \(failing\) failed: timed out"):
+        broken.act([history()])
+
+
+class Bounded(ScriptedLM):
+    """Costs 10 tokens and may cost 40."""
+
+    def decide(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Decision]:
+        return [Decision("right", Usage(completion_tokens=10)) for _ in prompts]
+
+    def worst_case(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Usage]:
+        return [Usage(completion_tokens=40) for _ in prompts]
+
+
+def test_a_budget_of_tokens_admits_worst_cases_and_charges_costs() -> None:
+    h = history(measure="tokens", budget=65)
+    deepthink = Bounded(lambda prompt: "right")
+    remaining, called = [], []
+    for _ in range(5):
+        draft = agent(Always(), deepthink).act([h]).drafts[0]
+        h.see("o")
+        remaining.append(draft.remaining)
+        called.append(draft.called)
+    assert called == [True, True, True, False, False], "35 tokens are left, and a call may take 40"
+    assert remaining == [1, 5, 4, 0, 0]
+    assert h.budget.spent == 30
+
+
+def test_a_budget_of_tokens_needs_a_model_that_knows_its_worst_case() -> None:
+    class Unbounded:
+        name = "unbounded"
+
+        def decide(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Decision]:
+            return [Decision("right", Usage(completion_tokens=10)) for _ in prompts]
+
+    h = history(measure="tokens", budget=65)
+    for deepthink in (Unbounded(), CachedLM(Unbounded())):
+        with pytest.raises(ModelError, match="worst_case"):
+            Agent(QUICK, deepthink, TextEncoder(), Always()).act([h])

@@ -4,7 +4,7 @@ import threading
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
@@ -164,7 +164,7 @@ def test_threads_never_exceed_the_cap() -> None:
     cap, num_threads, tries = 100, 8, 200
     budget = Budget(cap)
     granted = [0] * num_threads
-    worst = [0] * num_threads
+    worst: list[float] = [0] * num_threads
     barrier = threading.Barrier(num_threads)
 
     def work(number: int) -> None:
@@ -189,3 +189,93 @@ def test_threads_never_exceed_the_cap() -> None:
     assert min(worst) >= 0
     assert sum(granted) == budget.spent == cap, "many threads together use the whole budget, and no more"
     assert budget.remaining == 0
+
+
+@pytest.mark.parametrize(
+    ("cap", "measure"), [(0.1, "tokens"), (1.5, "calls"), (-0.1, "dollars"), (float("nan"), "dollars")]
+)
+def test_a_cap_that_its_measure_can_not_count_is_refused(cap: float, measure: Any) -> None:
+    with pytest.raises(BudgetError, match="or none for no limit"):
+        Budget(cap, measure)
+
+
+def test_an_unknown_measure_is_refused() -> None:
+    with pytest.raises(BudgetError, match="counts calls, tokens, dollars"):
+        Budget(1, "euros")  # type: ignore[arg-type]
+
+
+def test_a_call_is_admitted_where_its_worst_case_fits_and_settled_at_its_cost() -> None:
+    budget = Budget(1000, "tokens")
+    first = budget.reserve(600)
+    assert first is not None
+    assert budget.remaining == 400
+    assert budget.reserve(600) is None, "the first may still take 600"
+    first.settle(150)
+    assert (budget.spent, budget.remaining) == (150, 850)
+    second = budget.reserve(850)
+    assert second is not None
+    second.release()
+    assert budget.remaining == 850
+
+
+def test_calls_left_are_an_estimate_but_for_the_last() -> None:
+    budget = Budget(1000, "tokens")
+    assert [budget.calls_left(worst) for worst in (300, 1000, 1001)] == [3, 1, 0]
+    reservation = budget.reserve(300)
+    assert reservation is not None
+    reservation.settle(100)
+    assert [budget.calls_left(worst) for worst in (300, 900, 901)] == [9, 9, 0]
+    assert Budget(None, "dollars").calls_left(5.0) is None
+    assert [Budget(n).calls_left() for n in (0, 3)] == [0, 3]
+
+
+def test_dollars_add_up_without_rounding() -> None:
+    """Ten times .1 is 1, which it is not in floating point; and an eleventh does not fit."""
+    budget = Budget(1.0, "dollars")
+    for _ in range(10):
+        reservation = budget.reserve(0.1)
+        assert reservation is not None
+        reservation.settle()
+    assert budget.spent == 1.0
+    assert budget.reserve(1e-9) is None
+    assert budget.reserve(0.0) is None, "what is spent permits not even a free call"
+
+
+def test_a_cost_above_the_worst_case_is_not_hidden() -> None:
+    budget = Budget(100, "tokens")
+    reservation = budget.reserve(60)
+    assert reservation is not None
+    reservation.settle(120)
+    assert (budget.spent, budget.remaining, budget.calls_left(1)) == (120, 0, 0)
+    assert budget.reserve(1) is None
+
+
+@pytest.mark.parametrize("cost", [-1, float("inf"), float("nan")])
+def test_a_cost_that_is_none_is_refused(cost: float) -> None:
+    budget = Budget(100, "tokens")
+    with pytest.raises(BudgetError, match="worst case"):
+        budget.reserve(cost)
+    reservation = budget.reserve(1)
+    assert reservation is not None
+    with pytest.raises(BudgetError, match="finite amount"):
+        reservation.settle(cost)
+
+
+@given(cap=st.integers(0, 50), data=st.data())
+def test_random_costs_never_exceed_the_cap(cap: int, data: st.DataObject) -> None:
+    """However calls overlap, as long as none costs more than its worst case."""
+    budget = Budget(cap, "tokens")
+    tickets: list[Reservation] = []
+    for _ in range(data.draw(st.integers(0, 30))):
+        settles: bool = data.draw(st.booleans())
+        if tickets and settles:
+            ticket = tickets.pop(data.draw(st.integers(0, len(tickets) - 1)))
+            ticket.settle(data.draw(st.integers(0, int(ticket.worst))))
+        else:
+            worst = data.draw(st.integers(0, 20))
+            expected = budget.calls_left(worst)
+            found = budget.reserve(worst)
+            assert (found is not None) == (expected != 0)
+            if found:
+                tickets.append(found)
+        assert budget.spent + sum(ticket.worst for ticket in tickets) <= cap

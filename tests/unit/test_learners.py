@@ -34,6 +34,7 @@ def batch(called: list[bool], agreed: list[bool], done: list[bool]) -> Transitio
         np.array(done),
         np.full(count, np.inf, np.float32),
         np.zeros(count, np.float32),
+        np.array(called, np.float32),
     )
 
 
@@ -129,7 +130,7 @@ def test_a_restored_learner_goes_on_as_the_first_would(kind: str) -> None:
     called = np.arange(100) % 2 == 0
     nothing = np.zeros(100, np.float32)
     reward = np.random.default_rng(0).random(100).astype(np.float32)
-    replay.add(Trajectory(features(100), called, ~called, reward, nothing, nothing))
+    replay.add(Trajectory(features(100), called, ~called, reward, nothing, nothing, called.astype(np.float32)))
     first, second = learner(kind), learner(kind)
     for _ in range(3):
         first.update(replay)
@@ -137,6 +138,24 @@ def test_a_restored_learner_goes_on_as_the_first_would(kind: str) -> None:
     assert [first.update(replay) for _ in range(3)] == [second.update(replay) for _ in range(3)]
     weights = zip(first.average.parameters(), second.average.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in weights)
+
+
+@pytest.mark.parametrize("kind", ["budget", "price"])
+def test_a_price_is_for_what_the_call_cost(kind: str) -> None:
+    """Twice the cost, or half the unit, is twice the price; what no call was made for has none."""
+    data = batch([True, True, False], [False] * 3, [True] * 3)
+    settings = {"call_price": 0.25, "lowest_price": 0.25, "highest_price": 0.2500001}
+
+    def paid(cost: float, unit: float) -> np.ndarray:
+        data.cost[:2] = cost
+        _, _, quick, deep = terms(learner(kind, price_unit=unit, **settings), data)
+        reward = torch.from_numpy(data.reward)[:, None]
+        assert torch.equal(quick, reward.expand_as(quick))
+        return (reward - deep)[:2, -1].numpy()
+
+    np.testing.assert_allclose(paid(1, 1), 0.25, rtol=1e-5)
+    np.testing.assert_allclose(paid(2, 1), 0.5, rtol=1e-5)
+    np.testing.assert_allclose(paid(1000, 500), 0.5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("wrong", [{"gamma": 0.0}, {"tau": 2.0}, {"lowest_price": 0.0}, {"call_price": -1.0}])

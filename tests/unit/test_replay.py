@@ -16,7 +16,15 @@ def trajectory(first: int, steps: int) -> Trajectory:
         np.stack([numbers, -numbers], 1).astype(np.float32),
     )
     floats = numbers.astype(np.float32)
-    return Trajectory(features, numbers % 2 == 1, numbers % 4 == 1, floats, 2 * floats, (floats / 8).astype(np.float32))
+    return Trajectory(
+        features,
+        called=numbers % 2 == 1,
+        agreed=numbers % 4 == 1,
+        reward=floats,
+        remaining=2 * floats,
+        price=(floats / 8).astype(np.float32),
+        cost=(floats / 4).astype(np.float32),
+    )
 
 
 def sample(replay: Replay, count: int = 3000) -> Transitions:
@@ -63,6 +71,7 @@ def test_every_transition_is_one_that_happened(capacity: int, lengths: list[int]
     assert set(now) == set(kept), "the newest `capacity` steps are there, and no others"
     assert (batch.reward == now).all()
     assert (batch.remaining == 2 * now).all()
+    assert (batch.cost == now / 4).all()
     assert (batch.price == now / 8).all()
     assert (batch.called == (now % 2 == 1)).all()
     assert (batch.agreed == (now % 4 == 1)).all()

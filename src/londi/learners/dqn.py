@@ -3,9 +3,10 @@
 Budget vector (LONDI-B for n = 0..N and no limit), with remaining budget x and call g:
 
     g = 0:  y[x] = r         + gamma * max_g' Q(s')[x]
-    g = 1:  y[x] = r - price + gamma * max_g' Q(s')[x - 1]      (x = 0 can't call and is left out)
+    g = 1:  y[x] = r - price k + gamma * max_g' Q(s')[x - 1]    (x = 0 can't call and is left out)
 
-Price conditioned (LONDI for every c):  y(c) = r - c g + gamma * max_g' Q(s', c),  c drawn afresh for each sample.
+Price conditioned (LONDI for every c):  y(c) = r - c k g + gamma * max_g' Q(s', c),  c drawn afresh for each sample.
+k is what the call cost in `price_unit` of the price's measure: 1 where a price is for a call, as in the paper.
 Every stored transition is an exact sample for all of them. Actions of the maximum come from the online network,
 values from the averaged one (double DQN, arXiv 1509.06461); the averaged network is the one that acts.
 Problem statements: arXiv 2402.12061, eq. for J and section on LONDI-B.
@@ -56,6 +57,8 @@ class DQNConfig:
     """Prices are drawn log-uniformly from here..."""
     highest_price: float = 1.0
     """...to here, in units of return."""
+    price_unit: float = 1.0
+    """The amount of its measure that a price is for; larger makes calls cheaper. 1 where prices are for a call."""
     prices_per_sample: int = 4
     """Prices drawn for each replayed transition."""
     disagree_weight: float = 0.3
@@ -70,6 +73,8 @@ class DQNConfig:
             raise ConfigError(
                 "prices need 0 < lowest_price < highest_price, prices_per_sample >= 1 and call_price >= 0"
             )
+        if not 0 < self.price_unit < math.inf:
+            raise ConfigError(f"price_unit must be a finite number above 0, not {self.price_unit}")
 
 
 class DQNLearner:
@@ -133,7 +138,7 @@ class DQNLearner:
             after_call = value.roll(1, 1)
             after_call[:, -1] = value[:, -1]  # no limit stays no limit
             quick = reward[:, None] + going[:, None] * value
-            deep = reward[:, None] - self.config.call_price + going[:, None] * after_call
+            deep = reward[:, None] - self.config.call_price * self._cost(batch) + going[:, None] * after_call
             deep[:, 0] = torch.nan  # nothing left: can't call
             if not self.config.relabel:
                 keep = torch.zeros_like(quick, dtype=torch.bool)
@@ -157,7 +162,11 @@ class DQNLearner:
             best = self.network(following, price)[0].argmax(-1, keepdim=True)
             value = self.average(following, price)[0].gather(-1, best)[..., 0]  # (B, P)
             quick = reward[:, None] + going[:, None] * value
-        return q, logit, quick, quick - price
+        return q, logit, quick, quick - price * self._cost(batch)
+
+    def _cost(self, batch: Transitions) -> Tensor:
+        """(B, 1) what each call cost, in units of the price."""
+        return torch.from_numpy(batch.cost / np.float32(self.config.price_unit))[:, None]
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that goes on changing: networks, optimiser, generator, counter."""

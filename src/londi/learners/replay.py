@@ -33,6 +33,8 @@ class Transitions:
     """(B,) calls that were left (inf: no limit) and..."""
     price: NDArray[np.float32]
     """...the price it was made under; only the no-relabel ablation looks at them."""
+    cost: NDArray[np.float32]
+    """(B,) what the call cost in the measure of the price, 0 where none was made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,10 @@ class Trajectory:
     reward: NDArray[np.float32]
     remaining: NDArray[np.float32]
     price: NDArray[np.float32]
+    cost: NDArray[np.float32]
+
+
+_PLAIN = ("called", "agreed", "reward", "done", "remaining", "price", "cost")
 
 
 class Replay:
@@ -73,6 +79,7 @@ class Replay:
         }
         parts |= {"agreed": trajectory.agreed, "reward": trajectory.reward, "done": done}
         parts |= {"remaining": trajectory.remaining, "price": trajectory.price}
+        parts |= {"cost": trajectory.cost}
         if not self._columns:
             self._columns = {name: np.zeros((self.capacity, *p.shape[1:]), p.dtype) for name, p in parts.items()}
         rows = (self._next + np.arange(steps)) % self.capacity
@@ -85,7 +92,7 @@ class Replay:
         """Draw `batch` transitions uniformly, with replacement."""
         rows = rng.integers(self._size, size=batch)
         c = self._columns
-        rest = {name: c[name][rows] for name in ("called", "agreed", "reward", "done", "remaining", "price")}
+        rest = {name: c[name][rows] for name in _PLAIN}
         return Transitions(self._features(rows), self._features((rows + 1) % self.capacity), **rest)
 
     def _features(self, rows: NDArray[np.int64]) -> Features:
@@ -102,6 +109,9 @@ class Replay:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what `state` returned."""
+        missing = {*_PLAIN} - {*state["columns"]}
+        if missing and state["size"]:
+            raise KeyError(f"stored steps without {', '.join(sorted(missing))}")
         self._next, self._size = state["next"], state["size"]
         self._columns = {}
         for name, part in state["columns"].items():

@@ -24,6 +24,9 @@ class Decision:
     """What it wrote before the action."""
     hidden: NDArray[np.float32] | None = None
     """(d,) last hidden state at the end of the prompt, where the model shows it."""
+    error: str = ""
+    """Why there is no action, where the model failed after its retries; `action` is empty then, and `usage` is what
+    the attempts cost. In the place of DEEPTHINK it leaves the step to QUICK."""
 
 
 @runtime_checkable
@@ -42,6 +45,15 @@ class LanguageModel(Protocol):
         Parameters: `prompts`, B texts; `candidates`, the closed set of actions, or None where the action is
         free text. With candidates, `action` is one of them.
         """
+        ...
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """A language model that knows the most a decision can cost: what budgets in tokens or dollars need."""
+
+    def worst_case(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Usage]:
+        """Return, for each prompt, a usage that `decide` never exceeds in tokens or dollars, retries included."""
         ...
 
 

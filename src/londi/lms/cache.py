@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from londi.lms.base import Decision, LanguageModel
+from londi.errors import ModelError
+from londi.lms.base import Bounded, Decision, LanguageModel
+from londi.usage import Usage
 
 
 class CachedLM:
@@ -19,6 +21,12 @@ class CachedLM:
         self.hits = self.misses = 0
         self._known: dict[tuple[str, tuple[str, ...] | None], Decision] = {}
 
+    def worst_case(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Usage]:
+        """Return the worst cases of `inner`; raises `ModelError` where it knows none."""
+        if not isinstance(self.inner, Bounded):
+            raise ModelError(f"{self.name} doesn't know the most a call can cost (it has no worst_case): count calls")
+        return self.inner.worst_case(prompts, candidates)
+
     def decide(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Decision]:
         """Return one decision a prompt, asking `inner` only for new ones."""
         closed = None if candidates is None else tuple(candidates)
@@ -28,7 +36,8 @@ class CachedLM:
         fresh = dict(zip(new, self.inner.decide(new, candidates), strict=True)) if new else {}
         decisions = [fresh.get(prompt) or self._known[prompt, closed] for prompt in prompts]
         for prompt, decision in fresh.items():
-            self._known[prompt, closed] = decision
+            if not decision.error:  # the next time it may work
+                self._known[prompt, closed] = decision
         while len(self._known) > self.capacity:
             del self._known[next(iter(self._known))]
         return decisions

@@ -29,6 +29,10 @@ class ScriptedLM:
         """Ask the script for each prompt; raises `ModelError` where it answers outside the candidates."""
         return [self._decide(prompt, candidates) for prompt in prompts]
 
+    def worst_case(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Usage]:
+        """Return what each answer costs: a script's are known."""
+        return [decision.usage for decision in self.decide(prompts, candidates)]
+
     def _decide(self, prompt: str, candidates: Sequence[str] | None) -> Decision:
         answer = self.script(prompt)
         table = {answer: 1.0} if isinstance(answer, str) else dict(answer)
