@@ -13,9 +13,9 @@ import json
 import re
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from londi import config
+from londi import config, usage
 from londi.prompt import PromptTemplate
 
 PAGE = Path(__file__).parent / "experiments.md"
@@ -25,6 +25,8 @@ SECTIONS = (
     ("[env]", config.EnvConfig),
     ("[env.prompt]", PromptTemplate),
     ("[quick] and [deepthink]", config.ModelConfig),
+    ("[quick.local] and [deepthink.local]", config.LocalConfig),
+    ("[quick.server] and [deepthink.server]", config.ServerConfig),
     ("[switcher]", config.SwitcherConfig),
     ("[train]", config.TrainConfig),
     ("[evaluate]", config.EvaluateConfig),
@@ -71,6 +73,9 @@ def in_toml(annotation: str) -> str:
         return f"list of {in_toml(many[1])}"
     if annotation.startswith("Literal["):
         return " or ".join(f'`"{value}"`' for value in re.findall(r"['\"](\w+)['\"]", annotation))
+    measures = {"Measure": usage.Measure, "BudgetMeasure": usage.BudgetMeasure}
+    if annotation in measures:
+        return " or ".join(f'`"{value}"`' for value in get_args(measures[annotation]))
     plain = {"str": "text", "int": "integer", "float": "number", "bool": "boolean", "dict[str, Any]": "table"}
     return plain.get(annotation.removesuffix(" | None"), annotation)
 

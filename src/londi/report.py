@@ -228,7 +228,7 @@ def _violations(frontier: dict[str, Any], chosen: Sequence[Episode]) -> str:
         return "None: no episode of any policy took more than its budget permits."
     named = ", ".join(f"{escape(row['name'])} ({row['violations']})" for row in rows) or "none of the policies above"
     return (
-        f"<b>{total} episodes made more calls than permitted</b>, by policy: {named}; {recorded} of the recorded "
+        f"<b>{total} episodes took more than permitted</b>, by policy: {named}; {recorded} of the recorded "
         "episodes. A budget must hold in every episode: this is a bug, please report it with this folder."
     )
 

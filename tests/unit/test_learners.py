@@ -34,7 +34,7 @@ def batch(called: list[bool], agreed: list[bool], done: list[bool]) -> Transitio
         np.array(done),
         np.full(count, np.inf, np.float32),
         np.zeros(count, np.float32),
-        np.array(called, np.float32),
+        np.ones(count, np.float32),
     )
 
 

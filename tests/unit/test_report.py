@@ -230,12 +230,12 @@ def test_report_without_any_choice(run: Path) -> None:
 
 
 def test_violations_are_not_hidden(run: Path) -> None:
-    assert "no episode of any policy made more calls" in write_report(run).read_text(encoding="utf-8")
+    assert "no episode of any policy took more" in write_report(run).read_text(encoding="utf-8")
     frontier = make_frontier()
     frontier["metrics"]["violations"] = frontier["policies"][3]["violations"] = 4
     (run / "frontier.json").write_text(json.dumps(frontier), encoding="utf-8")
     page = write_report(run).read_text(encoding="utf-8")
-    assert "4 episodes made more calls than permitted" in page
+    assert "4 episodes took more than permitted" in page
     assert "budget 1 (4)" in page
 
 
