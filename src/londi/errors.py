@@ -19,8 +19,11 @@ import difflib
 from collections.abc import Iterable
 
 EXTRAS = {
+    "accelerate": "accelerate",
+    "httpx2": "http",
     "matplotlib": "plots",
     "minigrid": "babyai",
+    "peft": "peft",
     "safetensors": "transformers",
     "scipy": "theory",
     "tokenizers": "transformers",

@@ -1,4 +1,4 @@
-"""`londi lm train | info` and `londi bench`: language models and how fast they run."""
+"""`londi lm train | info`: language models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from londi import config
-from londi.cli.runs import DEMO
 from londi.cli.terminal import bar, out, print_json
 from londi.errors import ConfigError
 
@@ -69,7 +68,7 @@ def lm_info(
         json: print JSON.
     """
     from londi import lms
-    from londi.bench import measure_model
+    from londi.bench.alone import measure_model
     from londi.evaluate import TEST_SEEDS
 
     spec = config.ModelConfig(model)
@@ -93,39 +92,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return f"{value['mean']:.3f} (95 %: {value['low']:.3f} to {value['high']:.3f})"
     return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
-
-
-bench = tyro.extras.SubcommandApp()
-
-
-@bench.command(name="rollout")
-def bench_rollout(
-    experiment: Path | None = None,
-    num_envs: int = 32,
-    json: Annotated[bool, tyro.conf.arg(name="json")] = False,
-) -> None:
-    """Environment steps per second, many environments in step against one at a time.
-
-    Args:
-        experiment: TOML file; default the demo's.
-        num_envs: environments in step.
-        json: print JSON.
-    """
-    import torch
-
-    from londi.bench import bench_rollout as measure
-
-    if num_envs < 1:
-        raise ConfigError(f"--num-envs must be at least 1, not {num_envs}")
-    setting = config.load(experiment or DEMO)
-    torch.set_num_threads(setting.train.threads)
-    with bar("rollout", 5) as move:
-        result = measure(setting, num_envs, progress=lambda done: move(done))
-    if json:
-        print_json(result)
-        return
-    for row in result["rows"]:
-        out.print(
-            f"{row['case']}: {row['ours']:.0f} against {row['reference']:.0f} {row['unit']}, ratio {row['ratio']:.1f}",
-            highlight=False,
-        )

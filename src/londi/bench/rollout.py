@@ -1,4 +1,4 @@
-"""Benchmarks: ratios, both sides measured in one run."""
+"""`londi bench rollout`: environment steps per second."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-from londi import lms, provenance
+from londi import lms
 from londi.agent import Agent
+from londi.bench.base import result, row
 from londi.config import Experiment
 from londi.rollout import Assignment, rollout
 from londi.switchers import RandomRate
 from londi.train import make_encoder, make_envs
-
-SCHEMA = 1
 
 
 def bench_rollout(
@@ -44,24 +43,5 @@ def bench_rollout(
         ours.append(speed(num_envs, 1_000 * i, episodes))
         single.append(speed(1, 1_000 * i, max(4, episodes // 8)))
         progress(i + 1)
-    row = {"case": f"{num_envs} environments in step", "ours": median(ours), "reference": median(single)}
-    row |= {"ratio": median(ours) / median(single), "unit": "environment steps per second"}
-    return {"schema": SCHEMA, "bench": "rollout", "machine": provenance.describe(), "rows": [row]}
-
-
-def measure_model(experiment: Experiment, model: lms.LanguageModel, episodes: int, first_seed: int) -> dict[str, Any]:
-    """Play one language model alone; return success and cost per decision."""
-    from londi import frontier
-    from londi.switchers import Never
-
-    agent = Agent(model, model, make_encoder(experiment), Never(), experiment.env.prompt)
-    jobs = [Assignment(first_seed + i) for i in range(episodes)]
-    played = [episode for episode, _ in rollout(make_envs(experiment, 32), agent, jobs)]
-    successes, steps = sum(e.success for e in played), sum(len(e.steps) for e in played)
-    low, high = frontier.wilson(successes, episodes)
-    return {
-        "success": {"mean": successes / episodes, "low": low, "high": high},
-        "steps": steps / episodes,
-        "flops_per_decision": sum(e.usage.flops for e in played) / steps,
-        "tokens_per_decision": sum(e.usage.tokens for e in played) / steps,
-    }
+    case = f"{num_envs} environments in step"
+    return result("rollout", [row(case, median(ours), median(single), "environment steps per second")])

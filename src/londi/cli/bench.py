@@ -1,0 +1,53 @@
+"""`londi bench`: how fast things run, as ratios measured side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from londi import config
+from londi.cli.runs import DEMO
+from londi.cli.terminal import bar, out, print_json
+from londi.errors import ConfigError
+
+bench = tyro.extras.SubcommandApp()
+
+
+@bench.command(name="rollout")
+def bench_rollout(
+    experiment: Path | None = None,
+    num_envs: int = 32,
+    json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Environment steps per second, many environments in step against one at a time.
+
+    Args:
+        experiment: TOML file; default the demo's.
+        num_envs: environments in step.
+        json: print JSON.
+    """
+    import torch
+
+    from londi.bench.rollout import bench_rollout as measure
+
+    if num_envs < 1:
+        raise ConfigError(f"--num-envs must be at least 1, not {num_envs}")
+    setting = config.load(experiment or DEMO)
+    torch.set_num_threads(setting.train.threads)
+    with bar("rollout", 5) as move:
+        result = measure(setting, num_envs, progress=lambda done: move(done))
+    show(result, json)
+
+
+def show(result: dict[str, Any], json: bool) -> None:
+    """Print a benchmark as JSON, or a line for each row."""
+    if json:
+        print_json(result)
+        return
+    for row in result["rows"]:
+        line = (
+            f"{row['case']}: {row['ours']:.4g} against {row['reference']:.4g} {row['unit']}, ratio {row['ratio']:.2f}"
+        )
+        out.print(line, highlight=False, soft_wrap=True)
