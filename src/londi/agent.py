@@ -101,7 +101,7 @@ class Agent:
         goes on to the caller.
         """
         admissible = histories[0].admissible
-        prompts = [self.template.render(h.goal, h.observations, h.actions) for h in histories]
+        prompts = [self.template.render(h.goal, h.observations, h.actions, h.admissible) for h in histories]
         quick = self.quick.decide(prompts, admissible)
         for decision in quick:
             if decision.error:

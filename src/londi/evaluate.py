@@ -96,7 +96,7 @@ class _Worker:
         torch.set_num_threads(self.experiment.train.threads)
         self.switchers = Run.open(path).load_switchers()
         self.quick, self.deepthink = (
-            lms.CachedLM(lms.load(m)) for m in (self.experiment.quick, self.experiment.deepthink)
+            lms.CachedLM(model) for model in lms.load_pair(self.experiment.quick, self.experiment.deepthink)
         )
         self.encoder = make_encoder(self.experiment)
         self.envs: list[TextEnv] = make_envs(self.experiment, self.experiment.evaluate.num_envs)

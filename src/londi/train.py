@@ -100,7 +100,8 @@ class Trainer:
         self.envs = make_envs(self.experiment, t.num_envs)
         encoder = make_encoder(self.experiment)
         self.learners = make_learners(self.experiment, encoder, self.envs[0])
-        quick, deepthink = (lms.CachedLM(lms.load(m)) for m in (self.experiment.quick, self.experiment.deepthink))
+        pair = lms.load_pair(self.experiment.quick, self.experiment.deepthink)
+        quick, deepthink = (lms.CachedLM(model) for model in pair)
         switchers = {name: learner.switcher for name, learner in self.learners.items()}
         self.agent = Agent(quick, deepthink, encoder, _Behaviour(switchers), self.experiment.env.prompt)
         self.replay = Replay(t.replay)

@@ -32,4 +32,4 @@ def test_no_actions_shown() -> None:
 @pytest.mark.parametrize(("actions", "observations"), [(-1, 1), (0, 0), (4, -2)])
 def test_bad_sizes(actions: int, observations: int) -> None:
     with pytest.raises(ConfigError, match="actions >= 0 and observations >= 1"):
-        PromptTemplate(actions, observations)
+        PromptTemplate(actions=actions, observations=observations)

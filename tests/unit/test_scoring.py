@@ -71,17 +71,6 @@ def some_candidates(count: int, rng: np.random.Generator) -> list[list[int]]:
     return found + words(rng, rng.integers(1, 6, size=count - len(found)).tolist())
 
 
-def padded(prompts: list[list[int]], left: bool) -> dict[str, torch.Tensor]:
-    longest = max(map(len, prompts))
-    rows, masks = [], []
-    for ids in prompts:
-        space = [PAD] * (longest - len(ids))
-        rows.append(space + ids if left else ids + space)
-        mask = [1] * len(ids)
-        masks.append([0] * len(space) + mask if left else mask + [0] * len(space))
-    return {"input_ids": torch.tensor(rows), "attention_mask": torch.tensor(masks)}
-
-
 @torch.inference_mode()
 def naive(model: Any, prompt: list[int], candidate: list[int]) -> float:
     """From one full sequence without padding, mask or cache."""
@@ -104,9 +93,10 @@ def test_causal_scores_are_those_of_full_sequences(family: str, count: int) -> N
     model, prompts = causal(family), words(rng, [1, 17, 5, 30])
     candidates = some_candidates(count, rng)
     with torch.inference_mode():
-        scores, hidden = CausalScorer(model).score(padded(prompts, left=True), PrefixTree.of(candidates))
+        scores, hidden = CausalScorer(model).score(prompts, PrefixTree.of(candidates))
     expected = [[naive(model, prompt, candidate) for candidate in candidates] for prompt in prompts]
     np.testing.assert_allclose(scores.numpy(), expected, rtol=2e-4, atol=2e-4)
+    assert hidden is not None
     assert hidden.shape == (4, 32)
     assert count == 1 or np.std(expected) > 1, "the candidates must differ for this to mean anything"
 
@@ -119,7 +109,7 @@ def test_attention_written_out_gives_the_same(family: str) -> None:
     for attention in ("sdpa", "eager"):
         scorer = CausalScorer(causal(family, attention))
         with torch.inference_mode():
-            found.append(scorer.score(padded(prompts, left=True), PrefixTree.of(candidates))[0].numpy())
+            found.append(scorer.score(prompts, PrefixTree.of(candidates))[0].numpy())
     np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-4)
 
 
@@ -130,7 +120,7 @@ def test_t5_scores_are_those_of_full_sequences(changes: dict[str, Any], count: i
     model, prompts = t5(**changes), words(rng, [1, 17, 5, 30])
     candidates = some_candidates(count, rng)
     with torch.inference_mode():
-        scores, states = Seq2SeqScorer(model).score(padded(prompts, left=False), candidates)
+        scores, states = Seq2SeqScorer(model).score(prompts, candidates)
     expected = [[naive_seq2seq(model, prompt, candidate) for candidate in candidates] for prompt in prompts]
     np.testing.assert_allclose(scores.numpy(), expected, rtol=2e-4, atol=2e-4)
     assert states.shape == (4, 32)
@@ -142,9 +132,9 @@ def test_the_model_is_left_as_it_was() -> None:
     model, tree = causal("llama"), PrefixTree.of(some_candidates(6, rng))
     scorer, one, other = CausalScorer(model), words(rng, [12]), words(rng, [9, 4])
     with torch.inference_mode():
-        first = scorer.score(padded(one, left=True), tree)[0]
-        scorer.score(padded(other, left=True), tree)
-        again = scorer.score(padded(one, left=True), tree)[0]
+        first = scorer.score(one, tree)[0]
+        scorer.score(other, tree)
+        again = scorer.score(one, tree)[0]
     assert torch.equal(first, again)
 
 

@@ -27,7 +27,7 @@ def bench_rollout(
 
     Half of the steps call DEEPTHINK. The two sides take turns; the medians of `rounds` are compared.
     """
-    quick, deepthink = lms.load(experiment.quick), lms.load(experiment.deepthink)
+    quick, deepthink = lms.load_pair(experiment.quick, experiment.deepthink)
     agent = Agent(quick, deepthink, make_encoder(experiment), RandomRate(0.5), experiment.env.prompt)
     envs = make_envs(experiment, num_envs)
 

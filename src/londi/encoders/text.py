@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from londi.encoders.base import Features, Moment
 from londi.errors import ConfigError
 from londi.lms.base import Decision
+from londi.prompt import Prompt
 
 _CLAUSE = re.compile(r"[.,;!?]\s+|[.;!?]$")
 NUM_FIELDS = 8
@@ -74,7 +75,8 @@ class TextEncoder:
     def _clauses(self, prompt: str) -> list[tuple[int, str]]:
         """Return (line number, clause), the first line's before the latest of the others."""
         found: list[tuple[int, str]] = []
-        for number, line in enumerate(prompt.splitlines()):
+        own = str(prompt)[len(prompt.instructions) :] if isinstance(prompt, Prompt) else prompt
+        for number, line in enumerate(own.splitlines()):
             clauses = [clause for clause in _CLAUSE.split(line) if clause.strip()]
             found += [(min(number, NUM_FIELDS - 2), clause) for clause in clauses]
         first = [item for item in found if item[0] == 0][: self.clauses]

@@ -12,14 +12,23 @@ from londi.lms.base import Decision, LanguageModel
 from londi.lms.cache import CachedLM
 from londi.lms.scripted import ScriptedLM
 
-__all__ = ["CachedLM", "Decision", "LanguageModel", "ScriptedLM", "load"]
+__all__ = ["CachedLM", "Decision", "LanguageModel", "ScriptedLM", "load", "load_pair"]
 
 
-def load(config: ModelConfig) -> LanguageModel:
-    """Load the language model that a config names; raises `ModelError` where there is none."""
+def load_pair(quick: ModelConfig, deepthink: ModelConfig) -> tuple[LanguageModel, LanguageModel]:
+    """Load QUICK and DEEPTHINK; one local model at two efforts is held in memory once."""
+    first = load(quick)
+    return first, load(deepthink, first)
+
+
+def load(config: ModelConfig, beside: LanguageModel | None = None) -> LanguageModel:
+    """Load the language model that a config names; raises `ModelError` where there is none.
+
+    Weights that `beside` has already are shared.
+    """
     kind, _, rest = config.model.partition(":")
-    options = {"mode": config.mode, "max_new_tokens": config.max_new_tokens, "device": config.device}
-    options |= {"dtype": config.dtype, "max_batch": config.max_batch}
+    options: dict[str, Any] = {"mode": config.mode, "max_new_tokens": config.max_new_tokens, "device": config.device}
+    options |= {"dtype": config.dtype, "max_batch": config.max_batch, "system": config.system, "local": config.local}
     if kind == "builtin":
         from londi.lms.builtin import load_builtin
 
@@ -28,7 +37,7 @@ def load(config: ModelConfig) -> LanguageModel:
         return _load_python(rest)
     from londi.lms.transformers import TransformersLM
 
-    return TransformersLM(config.model, **options)  # type: ignore[arg-type]
+    return TransformersLM(config.model, beside=beside, **options)
 
 
 def _load_python(where: str) -> LanguageModel:

@@ -63,6 +63,14 @@ def log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
 
 
+def split_thought(text: str) -> tuple[str, str]:
+    """Split a reply into what a reasoning model thought, up to `</think>`, and the rest; the first is often empty."""
+    before, mark, after = text.rpartition("</think>")
+    if not mark:
+        return "", text.strip()
+    return before.replace("<think>", "").strip(), after.strip()
+
+
 def closest_candidate(text: str, candidates: Sequence[str]) -> str | None:
     """Return the candidate with which `text` ends, or the one named last in it; None where none is named."""
     text = text.strip().rstrip(".").lower()

@@ -4,6 +4,7 @@ plus attention's two products. Checked against torch's own counter in the tests.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,17 +64,23 @@ class Architecture:
     def _encoder(self, tokens: int) -> float:
         return float(2 * self.source_weights * tokens + 4 * self.source_attention * tokens * tokens)
 
-    def scoring(self, prompt: int, answers: int, read: int) -> float:
+    def scoring(self, prompt: int, answers: int, read: int, cached: int = 0) -> float:
         """FLOPs of scoring so many answers after a prompt, as `londi.lms.scoring` does it.
 
-        `read` counts the decoder tokens beyond the prompt: nodes of the prefix tree, or answers x the longest.
+        `read` counts the decoder tokens beyond the prompt: nodes of the prefix tree, or answers x the longest;
+        `cached` those of the prompt that were read before.
         """
         if self.source_attention:
             first = self._encoder(prompt) + self._cross(prompt) + self._decoder(1, 0, prompt) + 2 * self.head_weights
             each = self._decoder(read // answers, 1, prompt) + 2 * self.head_weights * (read // answers)
             return first + answers * each
         tails = self._decoder(read, prompt, 0) + 2 * self.head_weights * read
-        return self._decoder(prompt, 0, 0) + 2 * self.head_weights + tails
+        return self._decoder(prompt - cached, cached, 0) + 2 * self.head_weights + tails
+
+    def full(self, prompt: int, answers: Sequence[int]) -> float:
+        """FLOPs of a full sequence for each answer of so many tokens; all read as many distributions as the longest."""
+        heads = 2 * self.head_weights * (max(answers) + 1)
+        return sum(self._decoder(prompt + length, 0, 0) + heads for length in answers)
 
     def generating(self, prompt: int, reply: int) -> float:
         """FLOPs of a prompt and a reply written with a key-value cache."""

@@ -1,10 +1,11 @@
 """Log-probabilities of candidate actions after a prompt, without reading the prompt once for each candidate.
 
-Decoder-only: one pass over the prompts fills the key-value cache and gives the first token of every candidate for
-nothing; a second pass holds all that is left of all candidates, as the nodes of a prefix tree, each attending to the
-prompt and to its own ancestors. Encoder-decoder: the encoder runs once, one decoder step fills the cache of the
-cross-attention, which the candidates then share. Letters in shapes: B prompts, T tokens of the longest (padded on
-the left), K candidates, P nodes of the tree, V the vocabulary, d the width.
+Decoder-only: one pass holds what is new of each prompt and, after it, what is left of all candidates but their first
+tokens, as the nodes of a prefix tree; each node attends to the prompt and to its own ancestors. The first tokens come
+free with the prompt, and what an earlier prompt has in common is not read again (`londi.lms.prefix`).
+Encoder-decoder: the encoder runs once, one decoder step fills the cache of the cross-attention, which the candidates
+then share. Letters in shapes: B prompts, S new tokens of the longest (padded on the left), P tokens of the longest
+reused prefix, K candidates, N nodes of the tree, V the vocabulary, d the width.
 """
 
 from __future__ import annotations
@@ -14,9 +15,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, EncoderDecoderCache
+
+from londi.lms.prefix import Prefix, PrefixStore
+
+Reused = tuple[Prefix, int]
+"""A prompt that was read, and how many of its tokens begin the new one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +31,11 @@ class PrefixTree:
     """What is to be read of K candidates: every proper prefix once, however many candidates begin with it."""
 
     tokens: tuple[int, ...]
-    """(P,) the last token of each prefix."""
+    """(N,) the last token of each prefix."""
     depth: tuple[int, ...]
-    """(P,) tokens before it in the candidate."""
+    """(N,) tokens before it in the candidate."""
     ancestors: tuple[tuple[int, ...], ...]
-    """(P,) nodes that each node sees, itself included."""
+    """(N,) nodes that each node sees, itself included."""
     first: tuple[int, ...]
     """(K,) first token of each candidate."""
     edges: tuple[tuple[int, int, int], ...]
@@ -56,81 +63,169 @@ class PrefixTree:
         return len(self.tokens)
 
 
+def scorer(model: Any) -> CausalScorer | Seq2SeqScorer | FullScorer:
+    """Return the fastest way that is right for a model."""
+    if model.config.is_encoder_decoder:
+        return Seq2SeqScorer(model)
+    return CausalScorer(model) if CausalScorer.fits(model) else FullScorer(model)
+
+
 class CausalScorer:
-    """Scores candidates with a decoder-only model whose attention takes a mask (eager or sdpa)."""
+    """Scores candidates with a decoder-only model whose attention takes masks and positions (eager or sdpa)."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
         config = model.config.get_text_config()
         self._layer_types = set(getattr(config, "layer_types", None) or ())
         self._window = getattr(config, "sliding_window", None)
 
-    def score(self, inputs: Any, tree: PrefixTree) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def fits(model: Any) -> bool:
+        """Whether a model is one: plain attention in every layer, positions from `position_ids`."""
+        config = model.config.get_text_config()
+        kinds = set(getattr(config, "layer_types", None) or ())
+        return (
+            "position_ids" in inspect.signature(model.forward).parameters
+            and kinds <= {"full_attention", "sliding_attention"}
+            and getattr(config, "_attn_implementation", "eager") in ("eager", "sdpa")
+        )
+
+    def score(
+        self,
+        prompts: Sequence[Sequence[int]],
+        tree: PrefixTree,
+        reused: Sequence[Reused | None] = (),
+        store: PrefixStore | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
         """Return (B, K) summed log-probabilities and (B, d) hidden states at the end of the prompts.
 
-        `inputs` holds input_ids and attention_mask (B, T), padded on the left.
+        `prompts` are B lists of token ids. What was read is added to the `store`.
         """
-        mask = inputs["attention_mask"]
-        # without the config: layers with a sliding window would keep too little of the prompt for the tree's mask
-        cache = DynamicCache() if len(tree) else None
-        out = self.model(
-            **inputs,
-            **self._positions((mask.cumsum(1) - 1).clamp(min=0)),
-            past_key_values=cache,
-            use_cache=cache is not None,
-            output_hidden_states=True,
-            logits_to_keep=1,
-        )
-        hidden = out.hidden_states[-1][:, -1]
-        scores = out.logits[:, -1].float().log_softmax(-1)[:, list(tree.first)]  # (B, K)
-        if cache is not None:
-            scores = scores + self._tails(mask, cache, tree)
-        return scores, hidden
+        reused = reused or [None] * len(prompts)
+        known = [0 if found is None else found[1] for found in reused]
+        device, past = self.model.device, max(known)
+        new = [list(ids[n:]) for ids, n in zip(prompts, known, strict=True)]
+        ids, valid = pad(new, device)  # (B, S)
+        before = torch.tensor(known, device=device)[:, None]
+        positions = before + (valid.cumsum(1) - 1).clamp(min=0)
+        cache = _restored(reused, past) if past or store is not None or len(tree) else None
+        if len(tree) or past:
+            nodes = torch.tensor(tree.tokens, device=device, dtype=ids.dtype).expand(len(new), -1)
+            depth = torch.tensor(tree.depth, device=device, dtype=positions.dtype)
+            ids = torch.cat([ids, nodes], 1)  # (B, S + N)
+            positions = torch.cat([positions, before + valid.sum(1, keepdim=True) + depth], 1)
+            mask = self._masks(before, past, valid, positions, tree)
+        else:
+            mask = valid
+        with _HeadInput(self.model) as seen:
+            out = self.model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                use_cache=cache is not None,
+                logits_to_keep=1 + len(tree),
+                **cache_argument(self.model, cache),
+            )
+        logits = out.logits[:, -1 - len(tree) :].float().log_softmax(-1)  # (B, 1 + N, V)
+        scores = logits[:, 0, list(tree.first)]
+        if tree.edges:
+            which, node, token = (torch.tensor(column, device=device) for column in zip(*tree.edges, strict=True))
+            scores = scores.index_add(1, which, logits[:, 1 + node, token])
+        if store is not None and cache is not None:
+            _keep(store, cache, prompts, known, past, valid.shape[1])
+        return scores, None if seen.states is None else seen.states[:, -1 - len(tree)]
 
-    def _tails(self, mask: Tensor, cache: Any, tree: PrefixTree) -> Tensor:
-        """Return (B, K) the log-probabilities of all tokens but the first."""
-        device, batch = mask.device, mask.shape[0]
-        depth = torch.tensor(tree.depth, device=device)
-        positions = mask.sum(1, keepdim=True) + depth  # (B, P)
-        logits = self.model(
-            input_ids=torch.tensor(tree.tokens, device=device).expand(batch, -1),
-            attention_mask=self._masks(mask, positions, tree),
-            **self._positions(positions),
-            past_key_values=cache,
-            use_cache=True,
-        ).logits  # (B, P, V)
-        which, node, token = (torch.tensor(column, device=device) for column in zip(*tree.edges, strict=True))
-        each = logits.float().log_softmax(-1)[:, node, token]  # (B, E)
-        return torch.zeros(batch, len(tree.first), device=device).index_add_(1, which, each)
+    def _masks(self, before: Tensor, past: int, valid: Tensor, positions: Tensor, tree: PrefixTree) -> Any:
+        """What each token attends to, (B, 1, S + N, P + S + N), additive; for both kinds of layer where there are two.
 
-    def _masks(self, mask: Tensor, positions: Tensor, tree: PrefixTree) -> Any:
-        """What each node attends to, (B, 1, P, T + P), additive; one for each kind of layer where there are two."""
-        nodes = torch.zeros(len(tree), len(tree), dtype=torch.bool, device=mask.device)
+        Columns are the reused prefix, padded on the left, the new tokens, and the nodes.
+        """
+        device, (batch, new), count = valid.device, valid.shape, len(tree)
+        own = torch.zeros(new + count, new + count, dtype=torch.bool, device=device)
+        own[:new, :new] = torch.ones(new, new, dtype=torch.bool, device=device).tril()
+        own[new:, :new] = True
         for node, above in enumerate(tree.ancestors):
-            nodes[node, list(above)] = True
-        batch = mask.shape[0]
-        seen = torch.cat(
-            [mask[:, None].bool().expand(-1, len(tree), -1), nodes.expand(batch, -1, -1)], -1
-        )  # (B, P, T + P)
+            own[new + node, [new + other for other in above]] = True
+        real = torch.cat([valid.bool(), torch.ones(batch, count, dtype=torch.bool, device=device)], 1)
+        column = torch.arange(past, device=device) - (past - before)  # (B, P): positions, negative in the padding
+        prefix = (column >= 0)[:, None].expand(-1, new + count, -1)
+        seen = torch.cat([prefix, own & real[:, None]], 2)  # (B, S + N, P + S + N)
         full = self._additive(seen)
-        if not self._window:
+        if not self._window or self._layer_types == {"full_attention"}:
             return full
-        of_prompt = (mask.cumsum(1) - 1).clamp(min=0)
-        distance = positions[:, :, None] - torch.cat([of_prompt, positions], 1)[:, None]  # (B, P, T + P)
+        distance = positions[:, :, None] - torch.cat([column, positions], 1)[:, None]
         near = self._additive(seen & (distance < self._window))
         if not self._layer_types or self._layer_types == {"sliding_attention"}:
             return near
-        if self._layer_types == {"full_attention"}:
-            return full
         return {"full_attention": full, "sliding_attention": near}
 
     def _additive(self, seen: Tensor) -> Tensor:
         lowest = torch.finfo(self.model.dtype).min
         return torch.where(seen, 0.0, lowest).to(self.model.dtype)[:, None]
 
-    def _positions(self, positions: Tensor) -> dict[str, Tensor]:
-        return {"position_ids": positions} if self._takes_positions else {}
+
+def _restored(reused: Sequence[Reused | None], past: int) -> Any:
+    """A cache that holds the reused prefixes (B, heads, P, d), padded on the left; empty where P is 0."""
+    # without the model's config: layers with a sliding window would keep too little of the prompt
+    cache = DynamicCache()
+    if not past:
+        return cache
+    first = next(found[0] for found in reused if found is not None)
+    for layer, sample in enumerate(first.layers):
+        parts = []
+        for side, kept in enumerate(sample):
+            part = kept.new_zeros(len(reused), kept.shape[0], past, kept.shape[2])
+            for row, found in enumerate(reused):
+                if found is not None:
+                    part[row, :, past - found[1] :] = found[0].layers[layer][side][:, : found[1]]
+            parts.append(part)
+        cache.update(parts[0], parts[1], layer)
+    return cache
+
+
+def _keep(
+    store: PrefixStore, cache: Any, prompts: Sequence[Sequence[int]], known: Sequence[int], past: int, new: int
+) -> None:
+    """Put the prompts' keys and values, without padding and candidates, into the store."""
+    for row, (ids, reused) in enumerate(zip(prompts, known, strict=True)):
+        columns = [slice(past - reused, past), slice(past + new - (len(ids) - reused), past + new)]
+
+        def part(kept: Tensor, row: int = row, columns: list[slice] = columns) -> Tensor:
+            return torch.cat([kept[row, :, some] for some in columns], 1)
+
+        layers = tuple((part(layer.keys), part(layer.values)) for layer in cache.layers)
+        store.add(Prefix(np.asarray(ids, np.int64), layers))
+
+
+class FullScorer:
+    """Scores every candidate by a full sequence, prompt and all: for models that nothing faster is right for.
+
+    What the fast scorers are measured and tested against.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._positions = "position_ids" in inspect.signature(model.forward).parameters
+
+    def score(
+        self, prompts: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return (B, K) summed log-probabilities and (B, d) hidden states at the end of the prompts."""
+        longest = max(map(len, candidates))
+        rows = [[*prompt, *answer] for prompt in prompts for answer in candidates]
+        ids, valid = pad(rows, self.model.device)
+        more = {"position_ids": (valid.cumsum(1) - 1).clamp(min=0)} if self._positions else {}
+        with _HeadInput(self.model) as seen:
+            logits = self.model(
+                input_ids=ids, attention_mask=valid, use_cache=False, logits_to_keep=longest + 1, **more
+            ).logits[:, -1 - longest :]
+        each = logits[:, :-1].float().log_softmax(-1).gather(2, ids[:, -longest:, None])[..., 0]  # (B K, n)
+        lengths = torch.tensor([len(answer) for answer in candidates] * len(prompts), device=ids.device)
+        own = torch.arange(longest, device=ids.device) >= longest - lengths[:, None]
+        scores = (each * own).sum(1).view(len(prompts), len(candidates))
+        if seen.states is None:
+            return scores, None
+        return scores, seen.states[:: len(candidates)][:, -1 - len(candidates[0])]
 
 
 class Seq2SeqScorer:
@@ -141,29 +236,65 @@ class Seq2SeqScorer:
         eos = model.config.eos_token_id
         self.end = int(eos if isinstance(eos, int) else eos[0])
 
-    def score(self, inputs: Any, candidates: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    def score(self, prompts: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Return (B, K) summed log-probabilities and (B, d) encoder states, averaged over the prompt."""
-        mask, device = inputs["attention_mask"], inputs["attention_mask"].device
-        batch, count = mask.shape[0], len(candidates)
-        memory = self.model.get_encoder()(**inputs).last_hidden_state  # (B, T, d)
+        device, count = self.model.device, len(candidates)
+        ids, mask = pad(prompts, device, left=False)
+        batch = len(prompts)
+        memory = self.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, S, d)
         start = torch.full((batch, 1), self.model.config.decoder_start_token_id, device=device)
-        out = self.model(encoder_outputs=(memory,), attention_mask=mask, decoder_input_ids=start, use_cache=True)
-        full = [[*ids, self.end] for ids in candidates]
-        scores = out.logits[:, -1].float().log_softmax(-1)[:, [ids[0] for ids in full]]  # (B, K)
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        shared = cache_argument(self.model, cache) | {"use_cache": True}
+        out = self.model(encoder_outputs=(memory,), attention_mask=mask, decoder_input_ids=start, **shared)
+        full = [[*answer, self.end] for answer in candidates]
+        scores = out.logits[:, -1].float().log_softmax(-1)[:, [answer[0] for answer in full]]  # (B, K)
         width = max(map(len, full)) - 1
-        shown = torch.tensor([ids[:-1] + [self.end] * (width + 1 - len(ids)) for ids in full], device=device)
-        wanted = torch.tensor([ids[1:] + [-1] * (width + 1 - len(ids)) for ids in full], device=device)
-        cache = out.past_key_values
+        shown = torch.tensor([a[:-1] + [self.end] * (width + 1 - len(a)) for a in full], device=device)
+        wanted = torch.tensor([a[1:] + [-1] * (width + 1 - len(a)) for a in full], device=device)
         cache.batch_repeat_interleave(count)
         logits = self.model(
             encoder_outputs=(memory.repeat_interleave(count, 0),),
             attention_mask=mask.repeat_interleave(count, 0),
             decoder_input_ids=shown.repeat(batch, 1),  # (B*K, n)
-            past_key_values=cache,
-            use_cache=True,
+            **shared,
         ).logits
         target = wanted.repeat(batch, 1)
         known = target >= 0
         each = logits.float().log_softmax(-1).gather(2, target.clamp(min=0)[..., None])[..., 0]
         pooled = (memory * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         return scores + (each * known).sum(1).view(batch, count), pooled
+
+
+def pad(rows: Sequence[Sequence[int]], device: Any, left: bool = True) -> tuple[Tensor, Tensor]:
+    """Return ids (B, S) and what of them is real (B, S), padded with zeros."""
+    longest = max(map(len, rows))
+    ids, valid = np.zeros((len(rows), longest), np.int64), np.zeros((len(rows), longest), np.int64)
+    for row, own in enumerate(rows):
+        place = slice(longest - len(own), longest) if left else slice(len(own))
+        ids[row, place], valid[row, place] = own, 1
+    return torch.from_numpy(ids).to(device), torch.from_numpy(valid).to(device)
+
+
+def cache_argument(model: Any, cache: Any) -> dict[str, Any]:
+    """Name the cache as the model's forward does: `cache` from transformers 5.24 on, before `past_key_values`."""
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    return {} if cache is None else {name: cache}
+
+
+class _HeadInput:
+    """Watches what the output head is given: the last hidden states, (B, positions, d); None without such a head."""
+
+    def __init__(self, model: Any) -> None:
+        self.head = model.get_output_embeddings()
+        self.states: Tensor | None = None
+
+    def __enter__(self) -> _HeadInput:
+        def watch(_: Any, inputs: tuple[Tensor, ...]) -> None:
+            self.states = inputs[0]
+
+        self._hook = None if self.head is None else self.head.register_forward_pre_hook(watch)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._hook is not None:
+            self._hook.remove()

@@ -8,29 +8,31 @@ where candidates are given and `generate` where not.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from londi.errors import ConfigError, MissingExtraError, ModelError
-from londi.lms.base import Decision, closest_candidate, log_softmax
+from londi.config import LocalConfig
+from londi.errors import MissingExtraError, ModelError
+from londi.lms.base import Decision, closest_candidate, log_softmax, split_thought
 from londi.lms.flops import Architecture
 from londi.usage import Usage
 
 try:
     import torch
-    import transformers
     from torch import Tensor
 
-    from londi.lms.scoring import CausalScorer, PrefixTree, Seq2SeqScorer
+    from londi.lms import loading, scoring
+    from londi.lms.meter import Meter
+    from londi.lms.tokens import Tokens
 except ImportError as error:
     raise MissingExtraError("transformers", "transformers") from error
 
 Mode = Literal["auto", "score", "generate"]
+_PADDING = 1.25
+"""Prompts share a forward pass while it is at most so much larger than what is in it."""
 
 
 class TransformersLM:
@@ -39,9 +41,12 @@ class TransformersLM:
     - `model`: folder or hub id. Raises `ModelError` where it can't be loaded.
     - `mode`: how to decide, see the module.
     - `max_new_tokens`: longest reply in `generate`; None takes the model's own setting, else 64.
+    - `system`: system message of a chat model.
     - `device`: `cpu`, `cuda`, `cuda:1`, ...
     - `dtype`: `auto` (as stored), `float32`, `bfloat16`, `float16`.
     - `max_batch`: prompts in one forward pass; lower where memory is short.
+    - `local`: chat template, quantisation, adapters and the rest (`londi.config.LocalConfig`).
+    - `beside`: another model, whose weights are taken where they are the same: one model at two efforts.
     """
 
     def __init__(
@@ -50,24 +55,39 @@ class TransformersLM:
         *,
         mode: Mode = "auto",
         max_new_tokens: int | None = None,
+        system: str = "",
         device: str = "cpu",
         dtype: str = "auto",
         max_batch: int = 64,
+        local: LocalConfig | None = None,
         name: str | None = None,
+        beside: object = None,
     ) -> None:
-        self.name = name or Path(model).name
-        self.model, self.tokenizer = _load(model, device, dtype)
-        self.seq2seq = bool(self.model.config.is_encoder_decoder)
-        wants = getattr(self.model.config, "londi", None) or {}
+        self.name, self.local = name or Path(model).name, local or LocalConfig()
+        where = (model, device, dtype, self.local)
+        shared = beside.loaded if isinstance(beside, TransformersLM) and beside.loaded.is_for(*where) else None
+        self.loaded: loading.Loaded = shared or loading.load(*where)
+        self.model, self.tokenizer = self.loaded.model, self.loaded.tokenizer
+        config = self.model.config
+        self.seq2seq = bool(config.is_encoder_decoder)
+        wants = getattr(config, "londi", None) or {}
         self.mode: Mode = wants.get("mode", "auto") if mode == "auto" else mode
         self.max_new_tokens = max_new_tokens or wants.get("max_new_tokens", 64)
         self.max_batch = max_batch
-        self.context = getattr(self.model.config, "max_position_embeddings", None)
+        self.context = getattr(config.get_text_config(), "max_position_embeddings", None)
+        self.tokens = Tokens(
+            self.tokenizer,
+            self.name,
+            seq2seq=self.seq2seq,
+            chat=self.local.chat,
+            template=self.local.chat_template,
+            system=system,
+            context=self.context,
+        )
         self.architecture = Architecture.of(self.model)
-        self.scorer = Seq2SeqScorer(self.model) if self.seq2seq else CausalScorer(self.model)
+        self.scorer = scoring.scorer(self.model)
         eos = self.model.generation_config.eos_token_id
         self._end = int((eos if isinstance(eos, int) else eos[0]) if eos is not None else self.tokenizer.pad_token_id)
-        self._answers: dict[tuple[str, ...], list[list[int]]] = {}
 
     @property
     def num_parameters(self) -> int:
@@ -76,88 +96,114 @@ class TransformersLM:
 
     @torch.inference_mode()
     def decide(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Decision]:
-        """Return one decision a prompt; raises `ModelError` where a prompt is longer than the context."""
+        """Return one decision a prompt.
+
+        Raises `ModelError` where a prompt is longer than the context, whatever observations are left out.
+        """
         if candidates is None and self.mode == "score":
             raise ModelError(f"{self.name} scores candidates, but the environment gives none: set mode = 'generate'")
-        decisions: list[Decision | None] = [None] * len(prompts)
-        lengths = [len(ids) for ids in self.tokenizer(list(prompts)).input_ids] if prompts else []
-        order = sorted(range(len(prompts)), key=lambda i: lengths[i])
-        for start in range(0, len(order), self.max_batch):
-            rows = order[start : start + self.max_batch]
-            batch = [prompts[i] for i in rows]
-            if self.mode == "generate" or candidates is None:
-                answers = self._generate(batch, candidates)
+        if candidates is None or self.mode == "generate":
+            return self._generate(prompts, candidates)
+        return self._score(prompts, candidates)
+
+    def worst_case(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Usage]:
+        """Return the most tokens that `decide` can use for each prompt."""
+        generates = candidates is None or self.mode == "generate"
+        scored = 0 if candidates is None else self._read(self.tokens.candidates(candidates, self._end))
+        room = self._room(candidates, generates)
+        cases = []
+        for ids in self.tokens.prompts(prompts, 0 if self.seq2seq else room):
+            if not generates:
+                cases.append(Usage(prompt_tokens=len(ids), completion_tokens=scored))
             else:
-                answers = self._score(batch, candidates)
-            for i, answer in zip(rows, answers, strict=True):
-                decisions[i] = answer
-        return [decision for decision in decisions if decision is not None]
+                again = candidates is not None  # a reply that names none is followed by scoring
+                cases.append(Usage(len(ids) * (1 + again), 0, self.max_new_tokens + scored))
+        return cases
 
-    def _encode(self, prompts: Sequence[str], room: int) -> Any:
-        inputs = self.tokenizer(list(prompts), return_tensors="pt", padding=True).to(self.model.device)
-        inputs.pop("token_type_ids", None)
-        length = inputs["input_ids"].shape[1] + (0 if self.seq2seq else room)
-        if self.context and length > self.context:
-            raise ModelError(
-                f"a prompt of {length} tokens does not fit the context of {self.name} ({self.context}): "
-                "show fewer observations or actions (env.prompt)"
-            )
-        return inputs
+    def _room(self, candidates: Sequence[str] | None, generates: bool) -> int:
+        """Tokens of the context that the answer may need."""
+        longest = 0 if candidates is None else max(map(len, self.tokens.candidates(candidates, self._end)))
+        return max(longest, self.max_new_tokens) if generates else longest
 
-    def _candidate_ids(self, candidates: Sequence[str]) -> list[list[int]]:
-        key = tuple(candidates)
-        if key not in self._answers:
-            texts = [text if self.seq2seq else f" {text}" for text in key]
-            ids = [self.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
-            if not all(ids):
-                raise ModelError(f"the tokenizer of {self.name} has no tokens for {key[ids.index([])]!r}")
-            if not self.seq2seq and any(a != b and b[: len(a)] == a for a in ids for b in ids):
-                # without an end, a candidate that begins another could never be the less likely one
-                ids = [[*answer, self._end] for answer in ids]
-            self._answers[key] = ids
-        return self._answers[key]
+    def _read(self, answers: Sequence[Sequence[int]]) -> int:
+        """Tokens read beyond the prompt to score these answers; at least 1."""
+        if isinstance(self.scorer, scoring.CausalScorer):
+            return max(1, len(scoring.PrefixTree.of(answers)))
+        return len(answers) * max(map(len, answers))
+
+    def _batches(self, lengths: Sequence[int], room: int) -> Iterator[list[int]]:
+        """Prompts of like length together, as many as the limits on prompts and tokens permit."""
+        batch: list[int] = []
+        total = 0
+        for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+            size = lengths[i] + room
+            padded = size * (len(batch) + 1)
+            full = len(batch) >= self.max_batch or padded > self.local.max_batch_tokens
+            if batch and (full or padded > _PADDING * (total + size) + 256):
+                yield batch
+                batch, total = [], 0
+            batch.append(i)
+            total += size
+        if batch:
+            yield batch
 
     def _score(self, prompts: Sequence[str], candidates: Sequence[str]) -> list[Decision]:
-        start = time.perf_counter()
-        answers = self._candidate_ids(candidates)
-        lengths = [len(ids) for ids in answers]
-        inputs = self._encode(prompts, max(lengths))
-        if isinstance(self.scorer, CausalScorer):
-            tree = PrefixTree.of(answers)
-            read = len(tree)
-            scores, hidden = self.scorer.score(inputs, tree)
-        else:
-            read = len(answers) * max(lengths)
-            scores, hidden = self.scorer.score(inputs, answers)
-        logprobs = log_softmax(scores.double().cpu().numpy())
-        states = hidden.float().cpu().numpy()
-        seconds = (time.perf_counter() - start) / len(prompts)
-        decisions = []
-        for row, length in enumerate(inputs["attention_mask"].sum(1).tolist()):
-            flops = self.architecture.scoring(length, len(answers), read)
-            best = int(logprobs[row].argmax())
-            usage = Usage(length, 0, max(1, read), flops, seconds)
-            decisions.append(Decision(candidates[best], usage, tuple(logprobs[row].tolist()), "", states[row]))
-        return decisions
+        answers = self.tokens.candidates(candidates, self._end)
+        rows = self.tokens.prompts(prompts, 0 if self.seq2seq else max(map(len, answers)))
+        tree = scoring.PrefixTree.of(answers)
+        store = self.loaded.store if isinstance(self.scorer, scoring.CausalScorer) else None
+        reused = [None if store is None else store.find(ids) for ids in rows]
+        new = [len(ids) - (found[1] if found else 0) for ids, found in zip(rows, reused, strict=True)]
+        decisions: dict[int, Decision] = {}
+        for batch in self._batches(new, self._read(answers) if not self.seq2seq else 0):
+            own = [rows[i] for i in batch]
+            with Meter(self.model.device) as meter:
+                if isinstance(self.scorer, scoring.CausalScorer):
+                    scores, states = self.scorer.score(own, tree, [reused[i] for i in batch], store)
+                else:
+                    scores, states = self.scorer.score(own, answers)
+                logprobs = log_softmax(scores.double().cpu().numpy())
+                hidden = None if states is None else states.float().cpu().numpy()
+            for row, i in enumerate(batch):
+                usage = self._usage_of_scoring(len(rows[i]), len(rows[i]) - new[i], answers, meter.share(len(batch)))
+                best = candidates[int(logprobs[row].argmax())]
+                shown = None if hidden is None else hidden[row]
+                decisions[i] = Decision(best, usage, tuple(logprobs[row].tolist()), "", shown)
+        return [decisions[i] for i in range(len(prompts))]
+
+    def _usage_of_scoring(self, length: int, cached: int, answers: Sequence[Sequence[int]], share: Usage) -> Usage:
+        if isinstance(self.scorer, scoring.FullScorer):
+            flops = self.architecture.full(length, [len(answer) for answer in answers])
+            return Usage(length, 0, self._read(answers), flops) + share
+        read = self._read(answers) if self.seq2seq else len(scoring.PrefixTree.of(answers))
+        flops = self.architecture.scoring(length, len(answers), read, cached)
+        return Usage(length, cached, max(1, read), flops) + share
 
     def _generate(self, prompts: Sequence[str], candidates: Sequence[str] | None) -> list[Decision]:
-        start = time.perf_counter()
-        inputs = self._encode(prompts, self.max_new_tokens)
-        with _quiet():
-            out = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False)
-        new = out[:, 1:] if self.seq2seq else out[:, inputs["input_ids"].shape[1] :]
-        texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
-        counts = _reply_lengths(new, self.model.generation_config.eos_token_id)
-        seconds = (time.perf_counter() - start) / len(prompts)
-        decisions: list[Decision] = []
-        for text, length, count in zip(texts, inputs["attention_mask"].sum(1).tolist(), counts, strict=True):
-            usage = Usage(length, 0, count, self.architecture.generating(length, count), seconds)
-            action = text.strip() if candidates is None else closest_candidate(text, candidates)
-            thought = "" if candidates is None or action is None else text[: text.lower().rfind(action.lower())].strip()
-            decisions.append(Decision(action or "", usage, None, thought))
+        room = 0 if self.seq2seq else self._room(candidates, generates=True)
+        rows = self.tokens.prompts(prompts, room)
+        decisions: dict[int, Decision] = {}
+        for batch in self._batches([len(ids) for ids in rows], self.max_new_tokens):
+            ids, valid = scoring.pad([rows[i] for i in batch], self.model.device, left=not self.seq2seq)
+            with Meter(self.model.device) as meter, loading.quiet():
+                out = self.model.generate(
+                    input_ids=ids,
+                    attention_mask=valid,
+                    max_new_tokens=self.max_new_tokens,
+                    do_sample=False,
+                    pad_token_id=self.tokenizer.pad_token_id,
+                )
+                new = out[:, 1:] if self.seq2seq else out[:, ids.shape[1] :]
+                texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
+            counts = _reply_lengths(new, self.model.generation_config.eos_token_id)
+            for i, text, count in zip(batch, texts, counts, strict=True):
+                flops = self.architecture.generating(len(rows[i]), count)
+                usage = Usage(len(rows[i]), 0, count, flops) + meter.share(len(batch))
+                decisions[i] = _decision(text, candidates, usage)
+        found = [decisions[i] for i in range(len(prompts))]
         if candidates is not None:
-            self._repair(prompts, candidates, decisions)
-        return decisions
+            self._repair(prompts, candidates, found)
+        return found
 
     def _repair(self, prompts: Sequence[str], candidates: Sequence[str], decisions: list[Decision]) -> None:
         lost = [i for i, decision in enumerate(decisions) if not decision.action]
@@ -168,53 +214,20 @@ class TransformersLM:
             decisions[i] = Decision(scored.action, usage, scored.logprobs, decisions[i].thought, scored.hidden)
 
 
+def _decision(text: str, candidates: Sequence[str] | None, usage: Usage) -> Decision:
+    """Read a reply: the thought, then the action; no action where the reply names no candidate."""
+    thought, answer = split_thought(text)
+    if candidates is None:
+        return Decision(answer, usage, None, thought)
+    action = closest_candidate(answer, candidates)
+    if action is not None:
+        before = answer[: answer.lower().rfind(action.lower())].strip()
+        thought = f"{thought} {before}".strip()
+    return Decision(action or "", usage, None, thought)
+
+
 def _reply_lengths(new: Tensor, eos: int | list[int] | None) -> list[int]:
     """Return the number of tokens of each row up to and with its first end-of-text token; `new` is (B, n)."""
     ends = torch.isin(new, torch.tensor([] if eos is None else eos, device=new.device, dtype=new.dtype))
     lengths = np.where(ends.any(1).cpu(), ends.int().argmax(1).cpu() + 1, new.shape[1])
     return [max(1, int(n)) for n in lengths]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    level = transformers.logging.get_verbosity()
-    bars = transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(level)
-        if bars:
-            transformers.logging.enable_progress_bar()
-
-
-def _load(model: str, device: str, dtype: str) -> tuple[Any, Any]:
-    if dtype not in ("auto", "float32", "bfloat16", "float16"):
-        raise ConfigError(f"dtype is auto, float32, bfloat16 or float16, not '{dtype}'")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"there is no device '{device}' on this machine: take 'cpu', or what torch can use"
-        ) from error
-    folder = Path(model).expanduser()
-    looks_local = folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1
-    if looks_local and not (folder / "config.json").is_file():
-        raise ModelError(f"no model folder at {model} (a Hugging Face folder holds config.json)")
-    source = str(folder) if folder.is_dir() else model
-    try:
-        with _quiet():
-            config = transformers.AutoConfig.from_pretrained(source)
-            auto: Any = transformers.AutoModelForCausalLM
-            if config.is_encoder_decoder:
-                auto = transformers.AutoModelForSeq2SeqLM
-            network = auto.from_pretrained(source, dtype=dtype).to(device).eval()
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ModelError(f"can't load '{model}': no such folder here, or no such model on the hub ({first})") from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "right" if config.is_encoder_decoder else "left"
-    return network, tokenizer
