@@ -10,7 +10,8 @@ import pytest
 import torch
 import transformers as hf
 
-from londi.lms.scoring import CausalScorer, PrefixTree, Seq2SeqScorer
+from londi.lms.prefix import SHORTEST, Prefix, PrefixStore
+from londi.lms.scoring import CausalScorer, FullScorer, PrefixTree, Seq2SeqScorer, scorer
 
 VOCABULARY, EOS, PAD = 60, 1, 0
 SIZES = {
@@ -146,3 +147,114 @@ def test_the_tree_reads_each_prefix_once() -> None:
     assert tree.ancestors == ((0,), (0, 1), (2,))
     assert tree.edges == ((1, 0, 2), (2, 0, 2), (2, 1, 3), (3, 0, 2), (3, 1, 4), (4, 2, 2))
     assert len(PrefixTree.of([[3], [4]])) == 0
+
+
+# What is not read again -----------------------------------------------------------------------------------------------
+
+
+def episode(rng: np.random.Generator, steps: int, first: int) -> list[list[int]]:
+    """Prompts that each continue the one before."""
+    prompts = [words(rng, [first])[0]]
+    for _ in range(steps - 1):
+        prompts.append(prompts[-1] + words(rng, [int(rng.integers(1, 7))])[0])
+    return prompts
+
+
+@pytest.mark.parametrize("family", CAUSAL)
+def test_scores_with_reused_prefixes_are_those_of_full_sequences(family: str) -> None:
+    """Three episodes of different lengths in one batch, one of which begins late."""
+    rng = np.random.default_rng(5)
+    model, candidates, store = causal(family), some_candidates(8, rng), PrefixStore(10**9)
+    tree, fast = PrefixTree.of(candidates), CausalScorer(model)
+    episodes = [episode(rng, 4, 70), episode(rng, 4, 80), [[], [], *episode(rng, 2, 66)]]
+    for step in range(4):
+        prompts = [prompts[step] for prompts in episodes if prompts[step]]
+        reused = [store.find(ids) for ids in prompts]
+        if step:
+            assert [found is not None for found in reused[:2]] == [True, True]
+            assert [found[1] for found in reused[:2] if found] == [len(each[step - 1]) for each in episodes[:2]]
+        with torch.inference_mode():
+            scores, hidden = fast.score(prompts, tree, reused, store)
+        expected = [[naive(model, prompt, candidate) for candidate in candidates] for prompt in prompts]
+        np.testing.assert_allclose(scores.numpy(), expected, rtol=2e-4, atol=2e-4)
+        assert hidden is not None
+        with torch.inference_mode():
+            states = model(input_ids=torch.tensor([prompts[0]]), output_hidden_states=True).hidden_states[-1]
+        np.testing.assert_allclose(hidden[0], states[0, -1], atol=1e-4)
+    assert len(store) == 3, "an episode leaves its latest prompt alone"
+
+
+def test_a_prompt_that_parts_from_a_kept_one_reuses_what_is_common() -> None:
+    rng = np.random.default_rng(0)
+    model, store, tree = causal("llama"), PrefixStore(10**9), PrefixTree.of([[7, 8], [9]])
+    one = words(rng, [100])[0]
+    other = one[:80] + words(rng, [5])[0]
+    with torch.inference_mode():
+        CausalScorer(model).score([one], tree, store=store)
+        found = store.find(other)
+        assert found is not None
+        assert found[1] == 80
+        scores = CausalScorer(model).score([other], tree, [found], store)[0]
+    np.testing.assert_allclose(scores[0], [naive(model, other, c) for c in ([7, 8], [9])], rtol=2e-4, atol=2e-4)
+    again = store.find(one)
+    assert again is not None
+    assert again[1] == len(one) - 1, "one token is always read: its output is what is asked for"
+
+
+def prefix(*ids: int) -> Prefix:
+    """Of 8 bytes a token."""
+    row = torch.zeros(1, len(ids), 1)
+    return Prefix(np.array(ids), ((row, row),))
+
+
+def test_the_store_forgets_what_was_not_used_for_longest() -> None:
+    room = 8 * SHORTEST
+    store = PrefixStore(2 * room)
+    kept = [list(range(start, start + SHORTEST)) for start in (100, 300, 500)]
+    store.add(prefix(*kept[0]))
+    store.add(prefix(*kept[1]))
+    assert store.find([*kept[0], 1]) is not None
+    store.add(prefix(*kept[2]))
+    assert [store.find([*ids, 1]) is not None for ids in kept] == [True, False, True]
+    assert store.used == 2 * room
+    store.add(prefix(*kept[0], 1))
+    assert (len(store), store.used) == (1, room + 8), "it continues the first, for which the third has to go"
+    store.add(prefix(*range(1000, 1000 + 3 * SHORTEST)))
+    assert len(store) == 1, "larger than the store"
+    store.add(prefix(1, 2, 3))
+    assert len(store) == 1, "short ones are read anew"
+    assert store.find([1, 2, 3, 4]) is None
+
+
+# Where nothing faster is right ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3, sliding"])
+@pytest.mark.parametrize("count", [1, 8])
+def test_the_full_scorer_is_right_too(family: str, count: int) -> None:
+    rng = np.random.default_rng(count)
+    model, prompts, candidates = causal(family), words(rng, [1, 17, 5]), some_candidates(count, rng)
+    with torch.inference_mode():
+        scores, hidden = FullScorer(model).score(prompts, candidates)
+        states = model(input_ids=torch.tensor([prompts[1]]), output_hidden_states=True).hidden_states[-1]
+    expected = [[naive(model, prompt, candidate) for candidate in candidates] for prompt in prompts]
+    np.testing.assert_allclose(scores.numpy(), expected, rtol=2e-4, atol=2e-4)
+    assert hidden is not None
+    np.testing.assert_allclose(hidden[1], states[0, -1], atol=1e-4)
+
+
+def test_each_architecture_gets_a_scorer_that_is_right_for_it() -> None:
+    """Bloom's positions are not given from outside, and Mamba has no attention."""
+    torch.manual_seed(0)
+    bloom = hf.BloomForCausalLM(hf.BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4)).eval()
+    assert isinstance(scorer(bloom), FullScorer)
+    mamba = hf.MambaForCausalLM(hf.MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2)).eval()
+    assert isinstance(scorer(mamba), FullScorer)
+    assert isinstance(scorer(causal("llama")), CausalScorer)
+    assert isinstance(scorer(t5()), Seq2SeqScorer)
+    rng = np.random.default_rng(0)
+    prompts, candidates = words(rng, [4, 9]), some_candidates(4, rng)
+    with torch.inference_mode():
+        scores, _ = scorer(bloom).score(prompts, candidates)  # type: ignore[arg-type]
+    expected = [[naive(bloom, prompt, candidate) for candidate in candidates] for prompt in prompts]
+    np.testing.assert_allclose(scores.numpy(), expected, rtol=2e-4, atol=2e-4)
