@@ -16,7 +16,11 @@ from londi.errors import ConfigError
 from londi.prompt import PromptTemplate
 
 ROOT = Path(__file__).parents[2]
-FILES = [*sorted((ROOT / "experiments").glob("*.toml")), Path(londi.__file__).parent / "templates" / "demo.toml"]
+FILES = [
+    *sorted((ROOT / "experiments").glob("*.toml")),
+    *sorted((ROOT / "examples" / "pairs").glob("*.toml")),
+    Path(londi.__file__).parent / "templates" / "demo.toml",
+]
 
 
 def minimal(**parts: Any) -> dict[str, Any]:
