@@ -115,16 +115,17 @@ def test_attention_written_out_gives_the_same(family: str) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 8, 64])
+@pytest.mark.parametrize("lengths", [[17], [1, 17, 5, 30], [3, 9, 12, 1, 30, 2, 8, 8, 8, 20]])
 @pytest.mark.parametrize("changes", [{}, {"feed_forward_proj": "gated-gelu"}, {"num_decoder_layers": 3}])
-def test_t5_scores_are_those_of_full_sequences(changes: dict[str, Any], count: int) -> None:
+def test_t5_scores_are_those_of_full_sequences(changes: dict[str, Any], lengths: list[int], count: int) -> None:
     rng = np.random.default_rng(count)
-    model, prompts = t5(**changes), words(rng, [1, 17, 5, 30])
+    model, prompts = t5(**changes), words(rng, lengths)
     candidates = some_candidates(count, rng)
     with torch.inference_mode():
         scores, states = Seq2SeqScorer(model).score(prompts, candidates)
     expected = [[naive_seq2seq(model, prompt, candidate) for candidate in candidates] for prompt in prompts]
     np.testing.assert_allclose(scores.numpy(), expected, rtol=2e-4, atol=2e-4)
-    assert states.shape == (4, 32)
+    assert states.shape == (len(lengths), 32)
 
 
 def test_the_model_is_left_as_it_was() -> None:

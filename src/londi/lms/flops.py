@@ -67,13 +67,13 @@ class Architecture:
     def scoring(self, prompt: int, answers: int, read: int, cached: int = 0) -> float:
         """FLOPs of scoring so many answers after a prompt, as `londi.lms.scoring` does it.
 
-        `read` counts the decoder tokens beyond the prompt: nodes of the prefix tree, or answers x the longest;
+        `read` counts the decoder tokens beyond the prompt: nodes of the prefix tree, or tokens of all answers;
         `cached` those of the prompt that were read before.
         """
         if self.source_attention:
             first = self._encoder(prompt) + self._cross(prompt) + self._decoder(1, 0, prompt) + 2 * self.head_weights
-            each = self._decoder(read // answers, 1, prompt) + 2 * self.head_weights * (read // answers)
-            return first + answers * each
+            seen = read / answers + 1 + prompt
+            return first + read * (2 * self.target_weights + 4 * self.target_attention * seen + 2 * self.head_weights)
         tails = self._decoder(read, prompt, 0) + 2 * self.head_weights * read
         return self._decoder(prompt - cached, cached, 0) + 2 * self.head_weights + tails
 

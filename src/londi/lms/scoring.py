@@ -22,6 +22,8 @@ from transformers import DynamicCache, EncoderDecoderCache
 
 from londi.lms.prefix import Prefix, PrefixStore
 
+_ROWS = 8
+"""Rows of the decoder in one pass over candidates; with more prompts than that, a candidate a pass."""
 Reused = tuple[Prefix, int]
 """A prompt that was read, and how many of its tokens begin the new one."""
 
@@ -238,9 +240,8 @@ class Seq2SeqScorer:
 
     def score(self, prompts: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Return (B, K) summed log-probabilities and (B, d) encoder states, averaged over the prompt."""
-        device, count = self.model.device, len(candidates)
+        device, batch = self.model.device, len(prompts)
         ids, mask = pad(prompts, device, left=False)
-        batch = len(prompts)
         memory = self.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, S, d)
         start = torch.full((batch, 1), self.model.config.decoder_start_token_id, device=device)
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
@@ -248,21 +249,44 @@ class Seq2SeqScorer:
         out = self.model(encoder_outputs=(memory,), attention_mask=mask, decoder_input_ids=start, **shared)
         full = [[*answer, self.end] for answer in candidates]
         scores = out.logits[:, -1].float().log_softmax(-1)[:, [answer[0] for answer in full]]  # (B, K)
-        width = max(map(len, full)) - 1
-        shown = torch.tensor([a[:-1] + [self.end] * (width + 1 - len(a)) for a in full], device=device)
-        wanted = torch.tensor([a[1:] + [-1] * (width + 1 - len(a)) for a in full], device=device)
-        cache.batch_repeat_interleave(count)
-        logits = self.model(
-            encoder_outputs=(memory.repeat_interleave(count, 0),),
-            attention_mask=mask.repeat_interleave(count, 0),
-            decoder_input_ids=shown.repeat(batch, 1),  # (B*K, n)
-            **shared,
-        ).logits
-        target = wanted.repeat(batch, 1)
-        known = target >= 0
-        each = logits.float().log_softmax(-1).gather(2, target.clamp(min=0)[..., None])[..., 0]
+        for length in {len(answer) for answer in full}:
+            same = [k for k, answer in enumerate(full) if len(answer) == length]
+            size = max(1, _ROWS // batch)  # many prompts share nothing but the weights, and repeating caches costs more
+            for some in (same[begin : begin + size] for begin in range(0, len(same), size)):
+                scores[:, some] += self._tails(memory, mask, cache, [full[k] for k in some])
         pooled = (memory * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        return scores + (each * known).sum(1).view(batch, count), pooled
+        return scores, pooled
+
+    def _tails(self, memory: Tensor, mask: Tensor, cache: Any, answers: Sequence[Sequence[int]]) -> Tensor:
+        """Return (B, K) the log-probabilities of all tokens but the first, for answers of one length.
+
+        The cache is left as it was.
+        """
+        (batch, length, width), count = memory.shape, len(answers)
+        rows = torch.tensor(answers, device=mask.device).repeat(batch, 1)  # (B K, n + 1)
+        logits = self.model(
+            encoder_outputs=(memory[:1, :1, :1].expand(batch * count, length, width),),  # its keys are in the cache
+            attention_mask=mask.repeat_interleave(count, 0),
+            decoder_input_ids=rows[:, :-1],
+            use_cache=True,
+            **cache_argument(self.model, _repeated(cache, count)),
+        ).logits
+        each: Tensor = logits.float().log_softmax(-1).gather(2, rows[:, 1:, None])  # (B K, n, 1)
+        return each.sum((1, 2)).view(batch, count)
+
+
+def _repeated(cache: Any, count: int) -> Any:
+    """A copy of an encoder-decoder cache with each row `count` times; for one, the tensors are shared."""
+    copies = []
+    for part in (cache.self_attention_cache, cache.cross_attention_cache):
+        copy = DynamicCache()
+        for number, layer in enumerate(part.layers):
+            keys, values = layer.keys, layer.values
+            if count > 1:
+                keys, values = keys.repeat_interleave(count, 0), values.repeat_interleave(count, 0)
+            copy.update(keys, values, number)
+        copies.append(copy)
+    return EncoderDecoderCache(*copies)  # which takes the cross-attention of a filled cache for known
 
 
 def pad(rows: Sequence[Sequence[int]], device: Any, left: bool = True) -> tuple[Tensor, Tensor]:

@@ -129,7 +129,7 @@ class TransformersLM:
         """Tokens read beyond the prompt to score these answers; at least 1."""
         if isinstance(self.scorer, scoring.CausalScorer):
             return max(1, len(scoring.PrefixTree.of(answers)))
-        return len(answers) * max(map(len, answers))
+        return sum(map(len, answers))
 
     def _batches(self, lengths: Sequence[int], room: int) -> Iterator[list[int]]:
         """Prompts of like length together, as many as the limits on prompts and tokens permit."""

@@ -1,0 +1,204 @@
+"""Requests to an OpenAI-compatible server: the one layer that retries, and the one that says what an attempt cost."""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import json
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from londi.config import ServerConfig
+from londi.errors import ConfigError, MissingExtraError
+from londi.usage import Usage
+
+try:
+    import httpx2
+except ImportError as error:
+    raise MissingExtraError("httpx2", "http") from error
+
+FIRST_WAIT, LONGEST_WAIT, LONGEST_ASKED = 0.5, 30.0, 60.0
+"""Seconds: the first wait at most, any wait of our own, any wait that a server may ask for."""
+_NOT_REACHED = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
+_AGAIN = (408, 409, 429)
+Sleep = Callable[[float], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came of a request, all its attempts together."""
+
+    data: dict[str, Any] | None
+    """The body; None where every attempt failed."""
+    usage: Usage
+    """What all attempts cost, without dollars."""
+    error: str = ""
+    status: int = 0
+    """HTTP status of the last attempt; 0 where none came."""
+    retry_after: float = 0.0
+    """Seconds that the server asks to wait."""
+
+    @property
+    def reached(self) -> bool:
+        """Whether any attempt reached the server."""
+        return self.usage.requests > 0
+
+
+class Client:
+    """Sends requests, at most `concurrency` at a time, and tries those again that may succeed the next time.
+
+    Tried again: connections that fail or break, tries longer than the timeout, bodies that are cut off or no JSON or
+    lack what they must have, and the statuses 408, 409, 429 and 5xx. The waits between are drawn from [0, w], w doubling
+    from half a second to 30 ("full jitter"), and are no shorter than `Retry-After` asks, up to a minute.
+
+    Charged: each attempt that reached the server is a request. Its tokens are those of the server's own `usage`; an
+    attempt that may have been worked on but did not say so (5xx, cut off, too late) costs `most`, the worst case;
+    a refusal (4xx) costs no tokens.
+    """
+
+    def __init__(
+        self,
+        settings: ServerConfig,
+        transport: httpx2.AsyncBaseTransport | None = None,
+        sleep: Sleep = asyncio.sleep,
+        seed: int | None = None,
+    ) -> None:
+        url = httpx2.URL(settings.base_url)
+        if url.scheme not in ("http", "https") or not url.host or url.userinfo:
+            raise ConfigError(
+                "server.base_url is a URL such as 'http://127.0.0.1:8000/v1', without user and password "
+                "(keys come from the environment: server.api_key_env)"
+            )
+        self.settings, self._sleep, self._random = settings, sleep, random.Random(seed)
+        self._http = httpx2.AsyncClient(
+            transport=transport,
+            timeout=None,  # each try has one deadline for all of it, see _send
+            limits=httpx2.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency),
+        )
+        self._slots = asyncio.Semaphore(settings.concurrency)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    def clean(self, text: str) -> str:
+        """Remove the key from a text, in case the server repeats it."""
+        key = self._key()
+        return text.replace(key, "***") if key else text
+
+    def _key(self) -> str:
+        return os.environ.get(self.settings.api_key_env, "") if self.settings.api_key_env else ""
+
+    async def get(self, path: str) -> Reply:
+        """Get a JSON document, once."""
+        async with self._slots:
+            return await self._attempt("GET", path, None, Usage(), lambda data: None)
+
+    async def post(
+        self, path: str, body: dict[str, Any], most: Usage, check: Callable[[dict[str, Any]], object]
+    ) -> Reply:
+        """Send a request until it succeeds or the attempts are used up.
+
+        `most` is what one attempt can cost; `check` raises ValueError, KeyError, IndexError or TypeError for a body
+        that lacks what it must have.
+        """
+        spent = Usage()
+        for attempt in range(self.settings.attempts):
+            async with self._slots:
+                reply = await self._attempt("POST", path, body, most, check)
+            spent += reply.usage
+            final = attempt == self.settings.attempts - 1
+            if reply.data is not None or final or not _may_succeed(reply.status):
+                break
+            await self._sleep(self._wait(attempt, reply))
+        return Reply(reply.data, spent, reply.error, reply.status)
+
+    def _wait(self, attempt: int, reply: Reply) -> float:
+        own = self._random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2.0**attempt))
+        return max(own, min(LONGEST_ASKED, reply.retry_after))
+
+    async def _attempt(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None,
+        most: Usage,
+        check: Callable[[dict[str, Any]], object],
+    ) -> Reply:
+        lost = Usage(most.prompt_tokens, 0, most.completion_tokens, requests=1)
+        try:
+            async with asyncio.timeout(self.settings.timeout):
+                response = await self._send(method, path, body)
+        except TimeoutError:
+            return Reply(None, lost, f"no answer within {self.settings.timeout:g} s")
+        except _NOT_REACHED as error:
+            return Reply(None, Usage(), f"can't connect: {_name(error)}")
+        except httpx2.HTTPError as error:
+            return Reply(None, lost, f"the connection broke: {_name(error)}")
+        status = response.status_code
+        if status >= 300:
+            charged = lost if status >= 500 else Usage(requests=1)
+            wait = _retry_after(response.headers.get("retry-after", ""))
+            return Reply(None, charged, f"status {status}: {self.clean(_message(response))}", status, wait)
+        try:
+            data = response.json()
+            check(data)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+            return Reply(None, _reported(response) or lost, "the answer is damaged", status)
+        return Reply(data, _reported(response) or lost, "", status)
+
+    async def _send(self, method: str, path: str, body: dict[str, Any] | None) -> httpx2.Response:
+        headers = {"authorization": f"Bearer {self._key()}"} if self._key() else {}
+        url = f"{self.settings.base_url.rstrip('/')}/{path}"
+        return await self._http.request(method, url, json=body, headers=headers)
+
+
+def _may_succeed(status: int) -> bool:
+    """Whether to try again: no answer at all, a damaged one, busy, or broken."""
+    return status < 400 or status in _AGAIN or status >= 500
+
+
+def _retry_after(value: str) -> float:
+    """Seconds that a header asks for, given as such or as a date; 0 where it is neither."""
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, TypeError):
+        return 0.0
+
+
+def _reported(response: httpx2.Response) -> Usage | None:
+    """The tokens that the server says it used; None where it does not say."""
+    try:
+        usage = response.json()["usage"]
+        details = usage.get("prompt_tokens_details") or {}
+        counts = usage["prompt_tokens"], details.get("cached_tokens") or 0, usage.get("completion_tokens") or 0
+        prompt, cached, completion = (int(count) for count in counts)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if prompt < 0 or completion < 0:
+        return None
+    return Usage(prompt, max(0, min(cached, prompt)), completion, requests=1)
+
+
+def _message(response: httpx2.Response) -> str:
+    """What the server says is wrong, in one line of at most 300 characters."""
+    try:
+        found: Any = response.json()
+        for key in ("error", "message", "detail"):
+            found = found.get(key, found) if isinstance(found, dict) else found
+    except ValueError:
+        found = response.text
+    text = found if isinstance(found, str) else json.dumps(found)
+    return " ".join(text.split())[:300]
+
+
+def _name(error: BaseException) -> str:
+    return f"{type(error).__name__} {error}".strip()
