@@ -171,6 +171,11 @@ class Agent:
                 "budget calls, not tokens or dollars"
             )
         most = self.deepthink.worst_case(prompts, histories[0].admissible)
+        if any(h.budget.measure == "dollars" and not usage.dollars for h, usage in zip(histories, most, strict=True)):
+            raise ModelError(
+                f"DEEPTHINK ({self.deepthink.name}) has no price in dollars: name a table in server.prices, "
+                "or budget calls or tokens"
+            )
         return [usage.of(h.budget.measure) for usage, h in zip(most, histories, strict=True)]
 
     def _call(

@@ -21,7 +21,7 @@ from londi.config import Experiment
 from londi.encoders import TextEncoder
 from londi.envs.base import TextEnv
 from londi.episode import Episode
-from londi.errors import CheckpointError, RunError
+from londi.errors import CheckpointError, ConfigError, RunError
 from londi.learners.dqn import DQNConfig, DQNLearner
 from londi.learners.replay import Replay
 from londi.rollout import Assignment, rollout
@@ -102,6 +102,11 @@ class Trainer:
         self.learners = make_learners(self.experiment, encoder, self.envs[0])
         pair = lms.load_pair(self.experiment.quick, self.experiment.deepthink)
         quick, deepthink = (lms.CachedLM(model) for model in pair)
+        if t.price_measure == "dollars" and not _has_price(deepthink, self.envs[0]):
+            raise ConfigError(
+                f"train.price_measure is dollars, but DEEPTHINK ({deepthink.name}) has no price: name a table in "
+                "server.prices, or take another measure"
+            )
         switchers = {name: learner.switcher for name, learner in self.learners.items()}
         self.agent = Agent(quick, deepthink, encoder, _Behaviour(switchers), self.experiment.env.prompt)
         self.replay = Replay(t.replay)
@@ -222,6 +227,10 @@ class Trainer:
             raise CheckpointError(
                 f"{self.run.checkpoint} does not fit this experiment: train into another folder"
             ) from error
+
+
+def _has_price(model: lms.CachedLM, env: TextEnv) -> bool:
+    return model.worst_case([""], env.admissible)[0].dollars > 0
 
 
 def _step(line: str) -> float:

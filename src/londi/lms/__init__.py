@@ -33,6 +33,10 @@ def load(config: ModelConfig, beside: LanguageModel | None = None) -> LanguageMo
         from londi.lms.builtin import load_builtin
 
         return load_builtin(rest, **options)
+    if kind == "openai":
+        from londi.lms import http
+
+        return http.load(rest, config.server, config.max_new_tokens, config.system)
     if kind == "python":
         return _load_python(rest)
     from londi.lms.transformers import TransformersLM

@@ -56,15 +56,19 @@ def along_reply(reply: Sequence[Token], lead: str, tail: str, candidates: Sequen
 
     Each candidate would have been the reply `lead` + candidate + `tail`. As long as the reply agrees with that, its
     tokens count; where they part, the tokens among the likeliest that go on as the candidate does. What follows then
-    is not known and taken for certain, so that this is the probability of the branch; if no likely token goes on like
-    it, the least likely one listed is the bound.
+    is not known: candidates that leave the reply by the same tokens share their probability evenly. If no likely token
+    goes on like a candidate, the least likely one listed is the bound.
     """
-    return np.array([_branch(reply, lead, f"{lead}{candidate}{tail}") for candidate in candidates])
+    found = [_branch(reply, lead, f"{lead}{candidate}{tail}") for candidate in candidates]
+    branches = [branch for _, branch in found]
+    shared = [1 if branch is None else branches.count(branch) for branch in branches]
+    return np.array([score for score, _ in found]) - np.log(shared)
 
 
-def _branch(reply: Sequence[Token], lead: str, wanted: str) -> float:
+def _branch(reply: Sequence[Token], lead: str, wanted: str) -> tuple[float, tuple[int, tuple[str, ...]] | None]:
+    """The score of one candidate, and by which tokens it leaves the reply; None for the reply itself."""
     at, total = 0, 0.0
-    for token in reply:
+    for place, token in enumerate(reply):
         if at >= len(wanted):
             break
         end = at + len(token.text)
@@ -72,12 +76,12 @@ def _branch(reply: Sequence[Token], lead: str, wanted: str) -> float:
             if end > len(lead):
                 total += token.logprob
         else:
-            going = [logprob for text, logprob in token.top.items() if text and wanted.startswith(text, at)]
+            going = {text: logprob for text, logprob in token.top.items() if text and wanted.startswith(text, at)}
             if going:
-                return total + float(np.logaddexp.reduce(going))
-            return total + min([*token.top.values(), token.logprob])
+                return total + float(np.logaddexp.reduce([*going.values()])), (place, tuple(going))
+            return total + min([*token.top.values(), token.logprob]), None
         at = end
-    return total
+    return total, None
 
 
 def echoed(choice: Mapping[str, Any], prompt: str, answer: str) -> float:

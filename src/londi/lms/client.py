@@ -52,8 +52,8 @@ class Client:
     """Sends requests, at most `concurrency` at a time, and tries those again that may succeed the next time.
 
     Tried again: connections that fail or break, tries longer than the timeout, bodies that are cut off or no JSON or
-    lack what they must have, and the statuses 408, 409, 429 and 5xx. The waits between are drawn from [0, w], w doubling
-    from half a second to 30 ("full jitter"), and are no shorter than `Retry-After` asks, up to a minute.
+    lack what they must have, and the statuses 408, 409, 429 and 5xx. The waits between are drawn from [0, w], w
+    doubling from half a second to 30 ("full jitter"), and are no shorter than `Retry-After` asks, up to a minute.
 
     Charged: each attempt that reached the server is a request. Its tokens are those of the server's own `usage`; an
     attempt that may have been worked on but did not say so (5xx, cut off, too late) costs `most`, the worst case;

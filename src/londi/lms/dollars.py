@@ -65,7 +65,7 @@ def _read(entry: Any, date: str, where: str) -> Prices:
     known = {"prompt", "cached", "completion", "source"}
     if not isinstance(entry, dict) or not {"prompt", "completion"} <= {*entry} <= known:
         raise ConfigError(f"{where} needs `prompt` and `completion`, and may have `cached` and `source`")
-    amounts = {key: entry.get(key, entry["prompt"]) for key in ("prompt", "completion", "cached")}
+    amounts: dict[str, Any] = {key: entry.get(key, entry["prompt"]) for key in ("prompt", "completion", "cached")}
     for key, value in amounts.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not 0 <= value < math.inf:

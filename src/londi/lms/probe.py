@@ -1,0 +1,204 @@
+"""Finds out, by a few small requests, what an OpenAI-compatible server can do."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from londi.config import ServerConfig
+from londi.errors import ModelError
+from londi.lms import choosing
+from londi.lms.client import Client, Reply
+from londi.usage import Usage
+
+Api = Literal["chat", "completions"]
+Choose = Literal["logprobs", "guided", "generate"]
+_REPLY = 16
+"""Tokens that a probe lets the model write."""
+_MOST_TOP = (20, 5, 0)
+"""Likeliest tokens asked for: what most servers permit, what OpenAI's completions permit, none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """How to talk to a server."""
+
+    api: Api
+    choose: Choose = "generate"
+    limit: str = "max_tokens"
+    """How it names the longest reply: `max_tokens` or, for OpenAI's reasoning models, `max_completion_tokens`."""
+    temperature: bool = True
+    """Whether it can be asked for temperature 0."""
+    top: int = 0
+    """How many of the likeliest tokens it shows; 0 for none."""
+    echo: bool = False
+    """Whether completions give the log-probabilities of the prompt."""
+
+    @property
+    def path(self) -> str:
+        """Where requests go, after the base URL."""
+        return "chat/completions" if self.api == "chat" else "completions"
+
+
+class Probe:
+    """Asks a server what it can do, once. `spent` is what that cost."""
+
+    def __init__(self, client: Client, model: str, server: ServerConfig, system: str) -> None:
+        self.client, self.model, self.server, self.system = client, model, server, system
+        self.spent = Usage()
+        self._lock = asyncio.Lock()
+        self._known: Abilities | None = None
+
+    async def abilities(self) -> Abilities:
+        """Return what is needed to decide.
+
+        Raises `ModelError` where the server can't be reached, refuses the key, doesn't know the model, or can't choose
+        in the way that the settings ask for.
+        """
+        async with self._lock:
+            if self._known is None:
+                self._known = await self._find()
+            return self._known
+
+    def body(self, text: str, abilities: Abilities | None = None) -> dict[str, Any]:
+        """A request about a text, without the length of the reply."""
+        found = abilities or self._known
+        assert found is not None
+        body: dict[str, Any] = {"model": self.model} | ({"temperature": 0} if found.temperature else {})
+        body |= self.server.request
+        if found.api == "completions":
+            return body | {"prompt": text}
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return body | {"messages": [*system, {"role": "user", "content": text}]}
+
+    async def _find(self) -> Abilities:
+        wanted = self.server.api
+        found = None if wanted == "completions" else await self._basic(Abilities("chat"), final=wanted == "chat")
+        if found is None:
+            found = await self._basic(Abilities("completions"), final=True)
+            assert found is not None
+        if found.api == "completions":
+            found = replace(found, echo=await self._echoes(found))
+        return replace(found, choose=await self._choose(found))
+
+    async def _choose(self, found: Abilities) -> Choose:
+        wanted, shows = self.server.choose, bool(found.top or found.echo)
+        if wanted == "logprobs" and not shows:
+            raise ModelError(f"{self._where()} shows no log-probabilities: set server.choose = 'auto'")
+        if wanted != "auto":
+            return wanted
+        if found.api == "chat" and await self._guides(found):
+            return "guided"
+        return "logprobs" if shows else "generate"
+
+    async def _basic(self, found: Abilities, final: bool) -> Abilities | None:
+        """A first reply, with what the server does not take left out; None where it has no such endpoint."""
+        for top in _MOST_TOP:
+            found = replace(found, top=top)
+            for _ in range(3):
+                reply = await self._post(found, self._logprobs(found))
+                if reply.data is not None:
+                    shown = any(token.top for token in _tokens(reply))
+                    return found if shown else replace(found, top=0)
+                less = _without(found, reply.error) if reply.status in (400, 422) else found
+                if less == found:
+                    break
+                found = less
+            if reply.status not in (400, 422) or "logprob" not in reply.error.lower():
+                break
+        if not final and reply.status in (400, 404, 405, 422, 501) and not self._no_model(reply):
+            return None
+        raise ModelError(self._refusal(reply))
+
+    def _logprobs(self, found: Abilities) -> dict[str, Any]:
+        if not found.top:
+            return {}
+        return {"logprobs": True, "top_logprobs": found.top} if found.api == "chat" else {"logprobs": found.top}
+
+    async def _post(self, found: Abilities, more: dict[str, Any], text: str = "Say yes.") -> Reply:
+        body = {**self.body(text, found), found.limit: _REPLY, **more}
+        most = Usage(1024 + len(self.system.encode()), 0, _REPLY)
+        reply = await self.client.post(found.path, body, most, lambda data: data["choices"][0])
+        self.spent += reply.usage
+        return reply
+
+    async def _echoes(self, found: Abilities) -> bool:
+        reply = await self._post(found, {"echo": True, "logprobs": 1, found.limit: 1}, "one two three")
+        try:
+            choosing.echoed((reply.data or {})["choices"][0], "one two", " three")
+        except (ValueError, KeyError, TypeError, IndexError):
+            return False
+        return True
+
+    async def _guides(self, found: Abilities) -> bool:
+        answers = ("yes", "no")
+        reply = await self._post(found, {"response_format": choosing.schema(answers), found.limit: 4 * _REPLY})
+        if reply.data is None:
+            return False
+        choice = reply.data["choices"][0]
+        text = (choice.get("message") or {}).get("content") or ""
+        # a reasoning model may have used up the reply for its thoughts
+        return choosing.guided_action(text, answers) is not None or (
+            not text and choice.get("finish_reason") == "length"
+        )
+
+    async def everything(self) -> dict[str, Any]:
+        """Return all there is to show about the server; raises `ModelError` as `abilities` does."""
+        found = await self.abilities()
+        listed = await self.client.get("models")
+        shown: dict[str, Any] = {"base_url": self.server.base_url, "api": found.api, "choose": found.choose}
+        shown |= {"top_logprobs": found.top, "echo": found.echo}
+        chat = found if found.api == "chat" else replace(found, api="chat", limit="max_tokens", top=0)
+        other = replace(found, api="completions", top=0)
+        shown["chat"] = found.api == "chat" or (await self._post(chat, {})).data is not None
+        shown["completions"] = found.api == "completions" or (await self._post(other, {})).data is not None
+        shown["json_schema"] = found.choose == "guided" or (shown["chat"] and await self._guides(chat))
+        again = await self._post(found, {})
+        usage = (again.data or {}).get("usage") or {}
+        shown["usage_reported"] = "prompt_tokens" in usage
+        shown["cached_tokens_reported"] = "cached_tokens" in (usage.get("prompt_tokens_details") or {})
+        models = [entry for entry in (listed.data or {}).get("data") or [] if isinstance(entry, dict)]
+        shown["models"] = [str(entry.get("id")) for entry in models]
+        shown["context"] = next((_context(entry) for entry in models if entry.get("id") == self.model), None)
+        return shown
+
+    def _where(self) -> str:
+        return f"{self.model} at {self.server.base_url}"
+
+    def _no_model(self, reply: Reply) -> bool:
+        return reply.status in (400, 404) and "model" in reply.error.lower()
+
+    def _refusal(self, reply: Reply) -> str:
+        if reply.status in (401, 403):
+            named = self.server.api_key_env
+            key = f"is the key in ${named} right?" if named else "set server.api_key_env to the variable with the key"
+            return f"{self._where()} refuses the key ({reply.error}): {key}"
+        if self._no_model(reply):
+            return f"{self.server.base_url} has no model '{self.model}' ({reply.error})"
+        if reply.status in (404, 405):
+            return f"nothing to talk to at {self.server.base_url} ({reply.error}): server.base_url ends with /v1 mostly"
+        if not reply.status:
+            return f"no answer from {self.server.base_url} ({reply.error}): is it running, and server.base_url right?"
+        return f"{self._where()} can't be used: {reply.error}"
+
+
+def _without(found: Abilities, error: str) -> Abilities:
+    """Leave out what a refusal names; log-probabilities are the caller's."""
+    text = error.lower()
+    if "max_completion_tokens" in text or ("max_tokens" in text and "support" in text):
+        return replace(found, limit="max_completion_tokens")
+    return replace(found, temperature=False) if "temperature" in text else found
+
+
+def _tokens(reply: Reply) -> list[choosing.Token]:
+    try:
+        return choosing.tokens((reply.data or {})["choices"][0])
+    except (ValueError, KeyError, TypeError):
+        return []
+
+
+def _context(entry: dict[str, Any]) -> int | None:
+    """Tokens of the context, as vLLM and llama.cpp tell them."""
+    found = entry.get("max_model_len") or (entry.get("meta") or {}).get("n_ctx_train")
+    return int(found) if isinstance(found, int) else None
