@@ -83,6 +83,38 @@ def bench_score(
     show(result, json)
 
 
+@bench.command(name="http")
+def bench_http(
+    requests: int = 2_000,
+    concurrency: int = 64,
+    seed: int = 0,
+    json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Requests to a server on this machine that breaks in every way; exit 1 where a charge or a decision is wrong.
+
+    Args:
+        requests: decisions to ask for.
+        concurrency: at a time.
+        seed: decides what breaks.
+        json: print JSON.
+    """
+    from londi.bench.http import bench_http as measure
+
+    if requests < 1 or concurrency < 2 or seed < 0:
+        raise ConfigError("--requests must be at least 1, --concurrency at least 2 and --seed at least 0")
+    with bar("http", requests) as move:
+        result = measure(requests, concurrency, seed, lambda done: move(done))
+    show(result, json)
+    if not json:
+        faults = ", ".join(f"{fault} {count}" for fault, count in result["faults"].items())
+        out.print(f"{result['requests']} requests; injected: {faults}", highlight=False)
+        out.print(f"{result['failed']} of {requests} decisions given up", highlight=False)
+        for what, check in result["checks"].items():
+            out.print(f"{'ok  ' if check['passed'] else 'FAIL'} {what}: {check['count']}", highlight=False)
+    if not result["passed"]:
+        raise SystemExit(1)
+
+
 def show(result: dict[str, Any], json: bool) -> None:
     """Print a benchmark as JSON, or a line for each row."""
     if json:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from londi.lms import choosing
 from londi.lms.base import Decision, closest_candidate, log_softmax, split_thought
 from londi.lms.client import Client, Reply, Sleep
 from londi.lms.dollars import prices_of
-from londi.lms.loop import run
+from londi.lms.loop import later, run
 from londi.lms.probe import Abilities, Probe
 from londi.prompt import Prompt
 from londi.usage import Usage
@@ -61,6 +62,8 @@ class HTTPLM:
         self.prices = prices_of(model, self.server.prices)
         self.client = Client(self.server, transport, sleep, seed)
         self._probe = Probe(self.client, model, self.server, system)
+        self._closes = weakref.finalize(self, later, self.client.close)
+        self._closes.atexit = False
 
     def __reduce__(self) -> Any:
         return _rebuilt, (self.name, self.server, self.max_new_tokens, self.system)
@@ -78,8 +81,9 @@ class HTTPLM:
         run(self._probe.abilities())
 
     def close(self) -> None:
-        """Close the connections."""
-        run(self.client.close())
+        """Close the connections; otherwise that is done when the object goes."""
+        if self._closes.detach():
+            run(self.client.close())
 
     def capabilities(self) -> dict[str, Any]:
         """Return what the server can do, and the known prices; raises `ModelError` as `decide` does."""
@@ -107,14 +111,14 @@ class HTTPLM:
         abilities = run(self._probe.abilities())
         cases = []
         for prompt in prompts:
-            most, requests = self._most(prompt, candidates), self._requests(abilities, candidates)
+            most, requests = self.most(prompt, candidates), self._requests(abilities, candidates)
             times = requests * self.server.attempts
             tokens = Usage(most.prompt_tokens * times, 0, most.completion_tokens * times, requests=times)
             cases.append(self._priced(tokens))
         return cases
 
-    def _most(self, prompt: str, candidates: Sequence[str] | None) -> Usage:
-        """What one attempt of any request about this prompt can cost."""
+    def most(self, prompt: str, candidates: Sequence[str] | None) -> Usage:
+        """Return the most that one attempt of any request about this prompt can cost, in tokens."""
         texts = [self.system, prompt, *(candidates or ()), *(candidates or ()), _ONLY]
         size = sum(len(text.encode()) + 4 for text in texts)
         return Usage(size + OVERHEAD, 0, self.max_new_tokens)
@@ -155,7 +159,7 @@ class _Asked:
     def __init__(self, lm: HTTPLM, prompt: str, candidates: Sequence[str] | None, abilities: Abilities) -> None:
         self.lm, self.prompt, self.abilities = lm, str(prompt), abilities
         self.candidates = tuple(candidates or ())
-        self.most = lm._most(prompt, candidates)
+        self.most = lm.most(prompt, candidates)
         self.spent = Usage()
         named = prompt.instructions if isinstance(prompt, Prompt) else prompt
         self.names_actions = all(text in named for text in self.candidates)

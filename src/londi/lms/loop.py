@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -21,6 +21,13 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     except BaseException:
         future.cancel()
         raise
+
+
+def later(function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a coroutine on the loop, if there is one, without waiting for it."""
+    loop = _loops.get(os.getpid())
+    if loop is not None:
+        asyncio.run_coroutine_threadsafe(function(), loop)
 
 
 def _loop() -> asyncio.AbstractEventLoop:

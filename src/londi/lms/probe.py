@@ -124,9 +124,9 @@ class Probe:
         return reply
 
     async def _echoes(self, found: Abilities) -> bool:
-        reply = await self._post(found, {"echo": True, "logprobs": 1, found.limit: 1}, "one two three")
+        reply = await self._post(found, {"echo": True, "logprobs": 1, found.limit: 1}, "one two: three")
         try:
-            choosing.echoed((reply.data or {})["choices"][0], "one two", " three")
+            choosing.echoed((reply.data or {})["choices"][0], "one two:", " three")
         except (ValueError, KeyError, TypeError, IndexError):
             return False
         return True
