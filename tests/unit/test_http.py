@@ -492,6 +492,19 @@ def test_a_likely_token_that_is_not_listed_is_bounded() -> None:
     np.testing.assert_allclose(found, [-0.1, -3.0, -3.0])
 
 
+def test_the_end_of_a_reply_counts_where_a_candidate_begins_another() -> None:
+    """A model that would rather go on than close the quotation mark is no less sure of what it said before."""
+    reply = [
+        choosing.Token('{"action": "', -0.5, {}),
+        choosing.Token("pick", -0.7, {"pick": -0.7, "go": -0.9}),
+        choosing.Token(" up", -0.1, {" up": -0.1, '"': -2.0}),
+        choosing.Token('"}', -3.0, {'",': -0.1, '"}': -3.0}),
+    ]
+    lead, tail = '{"action": "', '"'
+    np.testing.assert_allclose(choosing.along_reply(reply, lead, tail, ("pick up", "go")), [-0.8, -0.9])
+    np.testing.assert_allclose(choosing.along_reply(reply, lead, tail, ("pick up", "pick")), [-0.8, -2.7])
+
+
 def test_the_frame_of_a_guided_reply() -> None:
     text = json.dumps({"action": 'say "go"'})
     assert choosing.guided_action(text, ('say "go"',)) == 'say "go"'

@@ -16,8 +16,8 @@ Api = Literal["chat", "completions"]
 Choose = Literal["logprobs", "guided", "generate"]
 _REPLY = 16
 """Tokens that a probe lets the model write."""
-_MOST_TOP = (20, 5, 0)
-"""Likeliest tokens asked for: what most servers permit, what OpenAI's completions permit, none."""
+_MOST_TOP: dict[Api, tuple[int, ...]] = {"chat": (20, 5, 0), "completions": (1000, 20, 5, 0)}
+"""Likeliest tokens asked for, until the server permits it; llama.cpp shows as many as one wants."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Probe:
 
     async def _basic(self, found: Abilities, final: bool) -> Abilities | None:
         """A first reply, with what the server does not take left out; None where it has no such endpoint."""
-        for top in _MOST_TOP:
+        for top in _MOST_TOP[found.api]:
             found = replace(found, top=top)
             for _ in range(3):
                 reply = await self._post(found, self._logprobs(found))
@@ -160,7 +160,8 @@ class Probe:
         shown["cached_tokens_reported"] = "cached_tokens" in (usage.get("prompt_tokens_details") or {})
         models = [entry for entry in (listed.data or {}).get("data") or [] if isinstance(entry, dict)]
         shown["models"] = [str(entry.get("id")) for entry in models]
-        shown["context"] = next((_context(entry) for entry in models if entry.get("id") == self.model), None)
+        own = [entry for entry in models if entry.get("id") == self.model] or (models if len(models) == 1 else [])
+        shown["context"] = _context(own[0]) if own else None
         return shown
 
     def _where(self) -> str:
