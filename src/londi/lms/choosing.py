@@ -54,10 +54,10 @@ def _top(entries: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def along_reply(reply: Sequence[Token], lead: str, tail: str, candidates: Sequence[str]) -> NDArray[np.float64]:
     """Log-probability (K,) of each candidate's branch, from the tokens of one greedy reply.
 
-    Each candidate would have been the reply `lead` + candidate, and where it begins another one `tail`. As long as the reply agrees with that, its
-    tokens count; where they part, the tokens among the likeliest that go on as the candidate does. What follows then
-    is not known: candidates that leave the reply by the same tokens share their probability evenly. If no likely token
-    goes on like a candidate, the least likely one listed is the bound.
+    Each candidate would have been the reply `lead` + candidate, and `tail` where it begins another one. As long as the
+    reply agrees with that, its tokens count; where they part, the tokens among the likeliest that go on as the
+    candidate does. What follows then is not known: candidates that leave the reply by the same tokens share their
+    probability evenly. If no likely token goes on like a candidate, the least likely one listed is the bound.
     """
     begins = [any(other != each and other.startswith(each) for other in candidates) for each in candidates]
     wanted = [f"{lead}{each}{tail if more else ''}" for each, more in zip(candidates, begins, strict=True)]
