@@ -102,7 +102,7 @@ class Trainer:
         self.learners = make_learners(self.experiment, encoder, self.envs[0])
         pair = lms.load_pair(self.experiment.quick, self.experiment.deepthink)
         quick, deepthink = (lms.CachedLM(model) for model in pair)
-        if t.price_measure == "dollars" and not _has_price(deepthink, self.envs[0]):
+        if t.price_measure == "dollars" and not _has_price(deepthink, self.experiment, self.envs[0]):
             raise ConfigError(
                 f"train.price_measure is dollars, but DEEPTHINK ({deepthink.name}) has no price: name a table in "
                 "server.prices, or take another measure"
@@ -229,8 +229,10 @@ class Trainer:
             ) from error
 
 
-def _has_price(model: lms.CachedLM, env: TextEnv) -> bool:
-    return model.worst_case([""], env.admissible)[0].dollars > 0
+def _has_price(model: lms.CachedLM, experiment: Experiment, env: TextEnv) -> bool:
+    observation, info = env.reset(seed=0)
+    prompt = experiment.env.prompt.render(str(info["goal"]), [observation], [], env.admissible)
+    return model.worst_case([prompt], env.admissible)[0].dollars > 0
 
 
 def _step(line: str) -> float:

@@ -251,3 +251,31 @@ def test_every_claim_of_the_theory_holds(tmp_path: Path) -> None:
     for picture in ("convergence", "efficiency", "deep"):
         assert f"(verification-{picture}.png)" in page
         assert (tmp_path / "out" / f"verification-{picture}.png").stat().st_size > 10_000
+
+
+def test_budgets_of_tokens_and_prices_of_flops(tmp_path: Path) -> None:
+    """From training to the report, in other measures than calls."""
+    text = SMALL.format(steps=3_000).replace("gamma = 0.99", 'gamma = 0.99\nprice_measure = "flops"\nprice_unit = 5e9')
+    text = text.replace("budgets = [0, 1, 2, 4]", 'budgets = [0, 60, 300]\nbudget_measure = "tokens"')
+    (tmp_path / "tokens.toml").write_text(text)
+    for command in (["train", "tokens.toml", "--run", "run"], ["evaluate", "run"], ["report", "run"]):
+        done = londi(*command, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    frontier = json.loads((tmp_path / "run" / "frontier.json").read_text())
+    assert frontier["budget_measure"] == "tokens"
+    assert frontier["metrics"]["violations"] == 0
+    rows = {row["name"]: row for row in frontier["policies"]}
+    none, few, many = (rows[f"budget {n} tokens"] for n in (0, 60, 300))
+    assert none["calls"]["max"] == 0
+    assert 0 < few["calls"]["max"] < many["calls"]["max"]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert " tokens" in page
+
+
+def test_a_price_in_dollars_needs_a_price(tmp_path: Path) -> None:
+    text = SMALL.format(steps=1_500).replace("gamma = 0.99", 'gamma = 0.99\nprice_measure = "dollars"')
+    (tmp_path / "dollars.toml").write_text(text)
+    done = londi("train", "dollars.toml", "--run", "run", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "server.prices" in done.stderr
+    assert not (tmp_path / "run").exists()
