@@ -120,7 +120,7 @@ class Agent:
             drafts.append(
                 Step(
                     observation=history.observation,
-                    prompt=prompts[i],
+                    prompt=str(prompts[i]),
                     quick=_reply(quick[i]),
                     deepthink=_reply(reply) if reply else None,
                     probabilities=tuple(probabilities(quick[i]).tolist()),

@@ -167,7 +167,7 @@ class TrainConfig:
     highest_price: float = 1.0
     """Largest price learned."""
     price_measure: Measure = "calls"
-    """What prices are for: a call (the paper), or the call's `tokens`, `dollars`, `flops` or `seconds`."""
+    """What prices are for: a call (the paper), or what the call took of another measure."""
     price_unit: float = 1.0
     """The amount of it that a price is for: with 1000 and `tokens`, a price is for 1,000 tokens. Choose it near what a
     call takes; then prices mean about what they do for calls."""

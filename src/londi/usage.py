@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
-Measure = Literal["calls", "tokens", "dollars", "flops", "seconds"]
+Measure = Literal["calls", "tokens", "dollars", "flops", "seconds", "device_seconds", "joules"]
 """What a price is charged for. `calls` is the paper's: each call costs one, whatever it took."""
 BudgetMeasure = Literal["calls", "tokens", "dollars"]
 """What a budget counts."""

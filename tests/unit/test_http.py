@@ -118,6 +118,16 @@ def test_a_reply_that_names_no_action_is_asked_for_once_more(reply: str, action:
         lm.close()
 
 
+def test_completions_are_read_to_the_end_of_the_line() -> None:
+    with ScriptedServer(Script(logprobs=False, chat=False)) as server:
+        lm = connect(server)
+        decisions = lm.decide(["pick up go forward turn left turn right act:"], ACTIONS)
+        assert lm.mode == "generate"
+        assert server.ledger[-1].body["stop"] == ["\n"]
+        assert "names no action" in decisions[0].error, "it writes one token alone"
+        lm.close()
+
+
 def test_free_text_system_messages_and_request_options() -> None:
     with ScriptedServer(Script(reply="whatever it says")) as server:
         lm = connect(server, request={"seed": 3, "temperature": 0.5, "reasoning_effort": "low"}, system="Be brief.")
@@ -250,7 +260,7 @@ def test_what_may_succeed_is_tried_again_and_every_attempt_charged(handle: Handl
     assert once.error == ""
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+@pytest.mark.parametrize("status", [307, 400, 401, 403, 404, 422])
 def test_what_can_not_succeed_is_not_tried_again(status: int) -> None:
     reply, waits, count = send(lambda n, r: httpx2.Response(status, json={"detail": "no"}))
     assert (count, waits, reply.status) == (1, [], status)

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from londi import lms
@@ -173,6 +174,18 @@ def test_a_transcript_is_read_once(tmp_path: Path) -> None:
         observations.append(f"wall {step}")
     assert cached[0] == 0
     assert all(after > before for before, after in itertools.pairwise(cached))
+
+
+def test_flops_count_what_is_read_and_no_more(tmp_path: Path) -> None:
+    """Against torch's own counter, the second step of an episode included."""
+    lm = TransformersLM(folder(tmp_path, context=1024), local=LocalConfig(load={"attn_implementation": "eager"}))
+    template = PromptTemplate(layout="transcript", instructions="go " * 2 * SHORTEST)
+    for step in range(3):
+        prompt = template.render("ball", [f"wall {i}" for i in range(step + 1)], ["go left"] * step)
+        with FlopCounterMode(display=False) as counter:
+            (decision,) = lm.decide([prompt], CANDIDATES)
+        assert (decision.usage.cached_tokens > 2 * SHORTEST) == (step > 0)
+        assert decision.usage.flops == pytest.approx(counter.get_total_flops(), rel=0.05)
 
 
 def test_batches_keep_to_their_limit_of_tokens(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def lm_info(
         print_json(info)
         return
     for key, value in info.items():
-        out.print(f"{key:20} {_plain(value)}", highlight=False)
+        out.print(f"{key:24} {_plain(value)}", highlight=False)
 
 
 def _plain(value: Any) -> str:

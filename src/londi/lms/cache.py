@@ -37,7 +37,7 @@ class CachedLM:
         decisions = [fresh.get(prompt) or self._known[prompt, closed] for prompt in prompts]
         for prompt, decision in fresh.items():
             if not decision.error:  # the next time it may work
-                self._known[prompt, closed] = decision
+                self._known[str(prompt), closed] = decision
         while len(self._known) > self.capacity:
             del self._known[next(iter(self._known))]
         return decisions

@@ -159,7 +159,7 @@ class Client:
 
 def _may_succeed(status: int) -> bool:
     """Whether to try again: no answer at all, a damaged one, busy, or broken."""
-    return status < 400 or status in _AGAIN or status >= 500
+    return status < 300 or status in _AGAIN or status >= 500
 
 
 def _retry_after(value: str) -> float:

@@ -105,8 +105,8 @@ class HTTPLM:
     def worst_case(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Usage]:
         """Return the most that `decide` is charged for each prompt, all attempts and the repair included.
 
-        No tokenizer makes more tokens than there are bytes, and no template adds more than `OVERHEAD`. Raises
-        `ModelError` as `decide` does, and where dollars are budgeted but no price is known.
+        It rests on two bounds: a tokenizer makes no more tokens than there are bytes, and a chat template adds no more
+        than `OVERHEAD`. Dollars are 0 where no price is known. Raises `ModelError` as `decide` does.
         """
         abilities = run(self._probe.abilities())
         cases = []
@@ -278,6 +278,8 @@ class _Asked:
     def _body(self, text: str, choosing_among: Sequence[str] = ()) -> dict[str, Any]:
         abilities = self.abilities
         body = self.lm._probe.body(text) | {abilities.limit: self.lm.max_new_tokens}
+        if choosing_among and abilities.api == "completions":
+            body.setdefault("stop", ["\n"])  # what comes after the first line is what the model makes up
         if choosing_among and abilities.choose == "guided":
             body["response_format"] = choosing.schema(choosing_among)
         if choosing_among and abilities.top and abilities.choose != "generate":
