@@ -144,13 +144,15 @@ def _play(job: _Job) -> dict[str, tuple[list[Outcome], list[Episode]]]:
 
 def _outcome(episode: Episode) -> Outcome:
     usage = episode.usage
+    replies = [reply for step in episode.steps for reply in (step.quick, step.deepthink) if reply]
+    known = all(reply.usage.flops for reply in replies)  # of a served model they are not: then the sum says nothing
     return Outcome(
         episode.success,
         episode.total_reward,
         episode.num_calls,
         len(episode.steps),
         usage.tokens,
-        usage.flops,
+        usage.flops if known else 0.0,
         usage.seconds,
         episode.violated,
         usage.dollars,

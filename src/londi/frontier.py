@@ -15,6 +15,8 @@ import numpy as np
 
 SCHEMA = 1
 LEARNED = ("budget", "price")
+COSTS = ("flops", "tokens", "dollars")
+"""What a policy's share of DEEPTHINK's is stated of, besides calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +164,7 @@ def choice(
         "test": dict(row),
         "success_ratio": row["success"]["mean"] / max(deep["success"]["mean"], 1e-9),
         "calls_ratio": row["calls"]["mean"] / deep["calls"]["mean"],
-        "flops_ratio": row["flops"] / deep["flops"] if deep["flops"] else None,
+        **{f"{cost}_ratio": row[cost] / deep[cost] if deep.get(cost) else None for cost in COSTS},
     }
 
 
@@ -173,7 +175,10 @@ def metrics(test: Sequence[Mapping[str, Any]], choices: Mapping[str, dict[str, A
     return {
         "hypervolume": {kind: hypervolume(test, kind) for kind in kinds},
         "saved_calls_at_99": 1 - at_99["calls_ratio"] if at_99 else None,
-        "saved_flops_at_99": 1 - at_99["flops_ratio"] if at_99 and at_99["flops_ratio"] is not None else None,
+        **{
+            f"saved_{cost}_at_99": 1 - at_99[f"{cost}_ratio"] if at_99 and at_99[f"{cost}_ratio"] is not None else None
+            for cost in COSTS
+        },
         "saved_calls_at_95": 1 - at_95["calls_ratio"] if at_95 else None,
         "apgr": {kind: apgr(test, kind) for kind in kinds},
         "cpt50": cpt(test, 0.5),

@@ -140,6 +140,15 @@ def _flops(choice: dict[str, Any]) -> str:
     return "" if choice["flops_ratio"] is None else f" and {percent(choice['flops_ratio'])} of the FLOPs"
 
 
+def _cost_tile(row: dict[str, Any], deep: dict[str, Any]) -> tuple[str, str, str]:
+    """FLOPs where both models report them, else dollars, else tokens."""
+    if deep["flops"]:
+        return f"{amount(row['flops'])}", "FLOPs per episode", f"{amount(deep['flops'])}"
+    if deep.get("dollars"):
+        return f"${row['dollars']:.2g}", "per episode", f"${deep['dollars']:.2g}"
+    return f"{row['tokens']:,.0f}", "tokens per episode", f"{deep['tokens']:,.0f}"
+
+
 def _tiles(frontier: dict[str, Any], rows: dict[str, Any], choice: dict[str, Any] | None) -> str:
     deep = rows["DEEPTHINK"]
     tiles = []
@@ -148,7 +157,7 @@ def _tiles(frontier: dict[str, Any], rows: dict[str, Any], choice: dict[str, Any
         tiles = [
             (percent(row["success"]["mean"], 1), "episodes solved", percent(deep["success"]["mean"], 1)),
             (f"{row['calls']['mean']:.2f}", "calls per episode", f"{deep['calls']['mean']:.2f}"),
-            (f"{amount(row['flops'])}", "FLOPs per episode", f"{amount(deep['flops'])}"),
+            _cost_tile(row, deep),
         ]
     cells = [f"<strong>{ours}</strong><span>{what}<br>DEEPTHINK: {theirs}</span>" for ours, what, theirs in tiles]
     cells.append(f"<strong>{frontier['metrics']['violations']}</strong><span>episodes over<br>their budget</span>")

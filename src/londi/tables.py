@@ -38,6 +38,8 @@ _BY_FAMILY = (
 _SINGLE = (
     ("saved_calls_at_99", "Calls saved by the cheapest policy that keeps 99\u00a0% of DEEPTHINK’s success."),
     ("saved_flops_at_99", "FLOPs that the same policy saves, QUICK’s own included."),
+    ("saved_tokens_at_99", "Tokens that it saves."),
+    ("saved_dollars_at_99", "Dollars that it saves, where prices are known."),
     ("saved_calls_at_95", "Calls saved by the cheapest policy that keeps 95\u00a0% of it."),
     ("cpt50", "Calls, as a share of DEEPTHINK’s, that close 50\u00a0% of the gap between QUICK and DEEPTHINK."),
     ("cpt80", "The same for 80\u00a0% of the gap."),

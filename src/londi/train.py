@@ -159,6 +159,8 @@ class Trainer:
                 if self.step - last_saved >= t.checkpoint_steps:
                     last_saved = self.step
                     self.save()
+            if last_metrics == 0:  # a run too short for its first line: the report wants one
+                self._write_metrics()
         finally:
             self.pool.shutdown(wait=True)  # after an interrupt, learners may still be in the middle of an update
             self.save()

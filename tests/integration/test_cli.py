@@ -272,6 +272,14 @@ def test_budgets_of_tokens_and_prices_of_flops(tmp_path: Path) -> None:
     assert " tokens" in page
 
 
+def test_a_short_run_has_a_report_too(tmp_path: Path) -> None:
+    (tmp_path / "short.toml").write_text(SMALL.format(steps=400))
+    for command in (["train", "short.toml", "--run", "run"], ["evaluate", "run"], ["report", "run"]):
+        done = londi(*command, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") == 1
+
+
 def test_a_price_in_dollars_needs_a_price(tmp_path: Path) -> None:
     text = SMALL.format(steps=1_500).replace("gamma = 0.99", 'gamma = 0.99\nprice_measure = "dollars"')
     (tmp_path / "dollars.toml").write_text(text)

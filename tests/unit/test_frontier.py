@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from londi import frontier
+from londi.episode import Episode, Reply, Step
+from londi.evaluate import _outcome
 from londi.frontier import Outcome
+from londi.usage import Usage
 
 
 def row(name: str, kind: str, calls: float, success: float, flops: float = 1.0, violations: int = 0) -> dict[str, Any]:
@@ -199,3 +202,26 @@ def test_metrics_put_it_together() -> None:
 
 def test_find_returns_the_row_of_that_name() -> None:
     assert frontier.find(TABLE, "budget 3") == BUDGETS[1]
+
+
+def test_dollars_and_tokens_have_shares_of_their_own() -> None:
+    test = [r | {"tokens": 10.0 * (1 + r["calls"]["mean"]), "dollars": 0.25 * r["calls"]["mean"]} for r in TABLE]
+    found = frontier.choice(test, test, 0.99)
+    assert found is not None
+    calls = found["test"]["calls"]["mean"], frontier.find(test, "DEEPTHINK")["calls"]["mean"]
+    assert found["dollars_ratio"] == pytest.approx(calls[0] / calls[1])
+    assert found["tokens_ratio"] == pytest.approx((1 + calls[0]) / (1 + calls[1]))
+    metrics = frontier.metrics(test, {"at_99": found, "at_95": None})
+    assert metrics["saved_dollars_at_99"] == pytest.approx(1 - calls[0] / calls[1])
+    assert metrics["saved_tokens_at_99"] == pytest.approx(1 - found["tokens_ratio"])
+
+
+def test_flops_that_one_model_does_not_report_are_not_known() -> None:
+    def played(flops: float) -> Outcome:
+        deepthink = Reply("a", "", Usage(5, flops=flops, dollars=0.5, requests=1))
+        quick = Reply("a", "", Usage(5, flops=7.0))
+        step = Step("o", "p", quick, deepthink, (), 0.0, True, True, 1.0, 0.0, 1, "a", 0.0, True)
+        return _outcome(Episode("e", 0, "g", "x", 1, 0.0, (step,), True, False))
+
+    assert (played(3.0).flops, played(0.0).flops) == (10.0, 0.0)
+    assert played(0.0).dollars == 0.5

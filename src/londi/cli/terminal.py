@@ -32,7 +32,10 @@ def bar(label: str, total: int, extra: str = "") -> Iterator[Any]:
 def print_frontier(result: dict[str, Any]) -> None:
     """Print the table of a frontier and what the choices come to."""
     table = Table(title=f"{result['experiment']}: {result['episodes']} test episodes of each policy")
-    for column in ("policy", "success", "95 %", "calls", "max", "share", "MFLOPs", "steps"):
+    deep = next(row for row in result["policies"] if row["name"] == "DEEPTHINK")
+    cost, scale = ("MFLOPs", 1e-6) if deep["flops"] else ("dollars", 1.0) if deep.get("dollars") else ("tokens", 1.0)
+    key = {"MFLOPs": "flops"}.get(cost, cost)
+    for column in ("policy", "success", "95 %", "calls", "max", "share", cost, "steps"):
         table.add_column(column, justify="left" if column == "policy" else "right")
     chosen = {c["name"] for c in result["choices"].values() if c}
     last = ""
@@ -47,7 +50,7 @@ def print_frontier(result: dict[str, Any]) -> None:
             f"{row['calls']['mean']:.2f}",
             str(row["calls"]["max"]),
             f"{row['call_share']:.2f}",
-            f"{row['flops'] / 1e6:.1f}",
+            f"{row[key] * scale:.{5 if cost == 'dollars' else 1}f}",
             f"{row['steps']:.1f}",
         )
     out.print(table)
