@@ -23,8 +23,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from londi import lms
 from londi.config import LocalConfig, ModelConfig
 from londi.errors import ConfigError, MissingExtraError, ModelError
+from londi.lms import loading
 from londi.lms.base import Decision, split_thought
+from londi.lms.flops import Architecture
 from londi.lms.prefix import SHORTEST
+from londi.lms.scoring import CausalScorer, scorer
 from londi.lms.tokens import Tokens
 from londi.lms.transformers import TransformersLM
 from londi.prompt import Prompt, PromptTemplate
@@ -245,6 +248,10 @@ def test_a_device_map_and_other_arguments_reach_transformers(tmp_path: Path, mon
         TransformersLM(where, local=LocalConfig(device_map="auto"))
 
 
+def is_inner(layer: torch.nn.Module) -> bool:
+    return isinstance(layer, torch.nn.Linear) and layer.out_features != len(WORDS)
+
+
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks transformers for it
 def test_an_adapter_changes_the_model(tmp_path: Path) -> None:
     where = folder(tmp_path / "model")
@@ -264,6 +271,15 @@ def test_an_adapter_changes_the_model(tmp_path: Path) -> None:
     one, other = (model.decide(["wall"], CANDIDATES)[0] for model in (plain, lm))
     assert not close(one, other)
     assert lm.architecture == plain.architecture
+    network = LlamaForCausalLM.from_pretrained(where).eval()
+    network.is_quantized = True  # then an adapter can't be merged, and stays beside the weights
+    beside = loading._adapted(network, str(tmp_path / "adapter"))
+    assert isinstance(scorer(beside), CausalScorer)
+    with torch.inference_mode():
+        np.testing.assert_allclose(beside(input_ids=inputs).logits, expected, rtol=1e-3, atol=1e-3)
+    plain_weights, rank = plain.architecture.target_weights, 2
+    added = sum(rank * (layer.in_features + layer.out_features) for layer in plain.model.modules() if is_inner(layer))
+    assert Architecture.of(beside).target_weights == plain_weights + added
     with pytest.raises(ModelError, match="adapter_config"):
         TransformersLM(where, local=LocalConfig(adapter="./nothing"))
 

@@ -34,15 +34,13 @@ class Architecture:
         head = model.get_output_embeddings()
         source = cross = target = 0
         for name, module in model.named_modules():
-            weight = getattr(module, "weight", None)
-            if module is head or weight is None or weight.ndim != 2 or isinstance(module, torch.nn.Embedding):
-                continue
+            count = 0 if module is head else _matrix(module)
             if name.endswith(("EncDecAttention.k", "EncDecAttention.v")):
-                cross += weight.numel()
+                cross += count
             elif ".encoder." in f".{name}":
-                source += weight.numel()
+                source += count
             else:
-                target += weight.numel()
+                target += count
         config = model.config.get_text_config()
         width = getattr(config, "num_attention_heads", 0) * (
             getattr(config, "head_dim", None) or getattr(config, "d_kv", None) or _width(config)
@@ -90,6 +88,16 @@ class Architecture:
             return self._encoder(prompt) + self._cross(prompt) + steps + head
         steps = sum(self._decoder(1, prompt + i, 0) for i in range(reply - 1))
         return self._decoder(prompt, 0, 0) + steps + head
+
+
+def _matrix(module: torch.nn.Module) -> int:
+    """Weights of a layer that multiplies by a matrix; 0 for all others, and for wrappers around such layers."""
+    if isinstance(module, torch.nn.Embedding) or next(module.children(), None) is not None:
+        return 0
+    if isinstance(module, torch.nn.Linear):  # quantised ones too, whose weights are packed
+        return module.in_features * module.out_features
+    weight = getattr(module, "weight", None)
+    return weight.numel() if isinstance(weight, torch.Tensor) and weight.ndim == 2 else 0
 
 
 def _width(config: Any) -> int:

@@ -104,9 +104,11 @@ def _adapted(network: Any, adapter: str) -> Any:
     _need("peft")
     from peft import PeftModel
 
-    # merged: the layers are then those of the architecture, which FLOPs are counted from
     adapted = PeftModel.from_pretrained(network, _source_of_adapter(adapter))
-    return adapted if getattr(network, "is_quantized", False) else adapted.merge_and_unload()
+    if adapted.active_peft_config.is_prompt_learning:
+        return adapted
+    # what PEFT wraps around the model hides what its forward takes; quantised weights can't be merged with an adapter's
+    return adapted.get_base_model() if getattr(network, "is_quantized", False) else adapted.merge_and_unload()
 
 
 def _source_of_adapter(adapter: str) -> str:

@@ -109,7 +109,7 @@ class TransformersLM:
     def worst_case(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Usage]:
         """Return the most tokens that `decide` can use for each prompt."""
         generates = candidates is None or self.mode == "generate"
-        scored = 0 if candidates is None else self._read(self.tokens.candidates(candidates, self._end))
+        scored = 0 if candidates is None else max(1, self._read(self.tokens.candidates(candidates, self._end)))
         room = self._room(candidates, generates)
         cases = []
         for ids in self.tokens.prompts(prompts, 0 if self.seq2seq else room):
@@ -125,10 +125,10 @@ class TransformersLM:
         longest = 0 if candidates is None else max(map(len, self.tokens.candidates(candidates, self._end)))
         return max(longest, self.max_new_tokens) if generates else longest
 
-    def _read(self, answers: Sequence[Sequence[int]]) -> int:
-        """Tokens read beyond the prompt to score these answers; at least 1."""
+    def _read(self, answers: Sequence[Sequence[int]], tree: scoring.PrefixTree | None = None) -> int:
+        """Tokens read beyond the prompt to score these answers."""
         if isinstance(self.scorer, scoring.CausalScorer):
-            return max(1, len(scoring.PrefixTree.of(answers)))
+            return len(scoring.PrefixTree.of(answers) if tree is None else tree)
         return sum(map(len, answers))
 
     def _batches(self, lengths: Sequence[int], room: int) -> Iterator[list[int]]:
@@ -152,10 +152,10 @@ class TransformersLM:
         rows = self.tokens.prompts(prompts, 0 if self.seq2seq else max(map(len, answers)))
         tree = scoring.PrefixTree.of(answers)
         store = self.loaded.store if isinstance(self.scorer, scoring.CausalScorer) else None
-        reused = [None if store is None else store.find(ids) for ids in rows]
+        read, reused = self._read(answers, tree), [None if store is None else store.find(ids) for ids in rows]
         new = [len(ids) - (found[1] if found else 0) for ids, found in zip(rows, reused, strict=True)]
         decisions: dict[int, Decision] = {}
-        for batch in self._batches(new, self._read(answers) if not self.seq2seq else 0):
+        for batch in self._batches(new, 0 if self.seq2seq else read):
             own = [rows[i] for i in batch]
             with Meter(self.model.device) as meter:
                 if isinstance(self.scorer, scoring.CausalScorer):
@@ -165,19 +165,17 @@ class TransformersLM:
                 logprobs = log_softmax(scores.double().cpu().numpy())
                 hidden = None if states is None else states.float().cpu().numpy()
             for row, i in enumerate(batch):
-                usage = self._usage_of_scoring(len(rows[i]), len(rows[i]) - new[i], answers, meter.share(len(batch)))
+                flops = self._flops_of_scoring(len(rows[i]), len(rows[i]) - new[i], answers, read)
+                usage = Usage(len(rows[i]), len(rows[i]) - new[i], max(1, read), flops) + meter.share(len(batch))
                 best = candidates[int(logprobs[row].argmax())]
                 shown = None if hidden is None else hidden[row]
                 decisions[i] = Decision(best, usage, tuple(logprobs[row].tolist()), "", shown)
         return [decisions[i] for i in range(len(prompts))]
 
-    def _usage_of_scoring(self, length: int, cached: int, answers: Sequence[Sequence[int]], share: Usage) -> Usage:
+    def _flops_of_scoring(self, length: int, cached: int, answers: Sequence[Sequence[int]], read: int) -> float:
         if isinstance(self.scorer, scoring.FullScorer):
-            flops = self.architecture.full(length, [len(answer) for answer in answers])
-            return Usage(length, 0, self._read(answers), flops) + share
-        read = self._read(answers) if self.seq2seq else len(scoring.PrefixTree.of(answers))
-        flops = self.architecture.scoring(length, len(answers), read, cached)
-        return Usage(length, cached, max(1, read), flops) + share
+            return self.architecture.full(length, [len(answer) for answer in answers])
+        return self.architecture.scoring(length, len(answers), read, cached)
 
     def _generate(self, prompts: Sequence[str], candidates: Sequence[str] | None) -> list[Decision]:
         room = 0 if self.seq2seq else self._room(candidates, generates=True)
