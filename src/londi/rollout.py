@@ -81,6 +81,7 @@ class _Slot:
             success=self.success,
             truncated=self.truncated,
             budget_measure=a.budget_measure,
+            settings=self.env.settings,
         )
         replies = [step.deepthink for step in self.steps]
         remaining = [np.inf if step.remaining is None else step.remaining for step in self.steps]

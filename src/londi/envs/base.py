@@ -37,6 +37,12 @@ class TextEnv(gymnasium.Env[str, str]):
         self.goal = ""
         self._num_steps = 0
         self._over = True
+        self._refused = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What is played, beyond the id: recorded with every episode. Plain JSON types."""
+        return {}
 
     @abstractmethod
     def _begin(self, seed: int | None) -> str:
@@ -44,7 +50,10 @@ class TextEnv(gymnasium.Env[str, str]):
 
     @abstractmethod
     def _apply(self, action: str) -> tuple[str, float, bool, bool]:
-        """Carry out a valid action; return (observation, reward, terminated, success)."""
+        """Carry out an action; return (observation, reward, terminated, success).
+
+        Where actions are free text, set `self._refused` for one that was not understood.
+        """
 
     @abstractmethod
     def _observe(self) -> str:
@@ -63,7 +72,9 @@ class TextEnv(gymnasium.Env[str, str]):
         self._num_steps += 1
         valid = self.admissible is None or action in self.admissible
         if valid:
+            self._refused = False
             observation, reward, terminated, success = self._apply(action)
+            valid = not self._refused
         else:
             observation, reward, terminated, success = self._observe(), 0.0, False, False
         truncated = not terminated and self._num_steps >= self.max_steps

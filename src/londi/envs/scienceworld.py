@@ -1,0 +1,207 @@
+"""ScienceWorld (Wang et al. 2022, arXiv 2203.07540) as text environments: 30 tasks, free text in, text out.
+
+The simulator's own text says what an action did; the room and what the agent carries are added to every observation,
+so that no action is spent on looking. Scores are the simulator's, 0 to 100; a wrong `focus` ends an episode with -100.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+import numpy as np
+
+from londi.envs.base import TextEnv
+from londi.envs.jvm import POOL, Simulator, SimulatorLostError
+from londi.envs.tasks import SCIENCEWORLD as TASKS
+from londi.errors import ConfigError, EnvError, did_you_mean
+
+Split = Literal["train", "dev", "test"]
+_FORBIDDEN = "reset task"
+"""Always permitted by the simulator, where it would wipe out a failure."""
+_NOT_UNDERSTOOD = "No known action matches that input."
+_AMBIGUOUS = "Ambiguous request"
+_REPLAYS = 2
+"""Times that an episode is begun anew after its simulator was lost, before it is given up."""
+
+
+class ScienceWorldEnv(TextEnv):
+    """One ScienceWorld task; a seed decides the variation, among those of the split.
+
+    - `task`: one of `TASKS`. - `split`: the official `train`, `dev` or `test` variations.
+    - `simplification`: the simulator's, separated by commas; `easy` stands for several, empty for none.
+    - `max_steps`: actions, whatever they are. `max_moves`: the simulator's moves, 100 in the literature; looking is
+      none.
+    - `reward`: `success` pays 1 at a score of 100; `score` pays each change of the score, in hundredths.
+    - `failure`: what a failed episode scores: `zero` (SwiftSage's rule) or `minus`, the simulator's -100.
+    - `short`: shorten the text: one line, without articles of substances, empty containers and the agent itself.
+    - `heap_mb`, `timeout`: of the simulator, see `londi.envs.jvm.Simulator`.
+
+    `info` has besides `score`, `moves`, `variation` and `lost`. A simulator that dies or hangs is replaced and the
+    episode replayed; where that does not lead to the same score, the episode ends without success, `lost`.
+    Raises `ConfigError` for an unknown task or option.
+    """
+
+    admissible = None
+
+    def __init__(
+        self,
+        task: str,
+        split: Split = "train",
+        simplification: str = "easy",
+        max_steps: int = 100,
+        max_moves: int = 100,
+        reward: Literal["success", "score"] = "success",
+        failure: Literal["zero", "minus"] = "zero",
+        short: bool = True,
+        heap_mb: int = 384,
+        timeout: float = 60.0,
+    ) -> None:
+        super().__init__(max_steps)
+        if task not in TASKS:
+            raise ConfigError(f"unknown ScienceWorld task '{task}'{did_you_mean(task, TASKS)}")
+        choices: dict[str, tuple[str, tuple[str, ...]]] = {
+            "split": (split, ("train", "dev", "test")),
+            "reward": (reward, ("success", "score")),
+            "failure": (failure, ("zero", "minus")),
+        }
+        for key, (value, known) in choices.items():
+            if value not in known:
+                raise ConfigError(f"{key} is {' or '.join(known)}, not '{value}'")
+        if max_moves < 1:
+            raise ConfigError(f"max_moves must be at least 1, not {max_moves}")
+        self.task, self.split, self.simplification, self.max_moves = task, split, simplification, max_moves
+        self.reward, self.failure, self.short, self.heap_mb, self.timeout = reward, failure, short, heap_mb, timeout
+        self.variation, self.score, self.moves, self.lost = -1, 0, 0, False
+        self._simulator: Simulator | None = None
+        self._variations: list[int] = []
+        self._actions: list[str] = []
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was played: recorded with every episode."""
+        from importlib.metadata import version
+
+        return {
+            "task": self.task,
+            "split": self.split,
+            "variation": self.variation,
+            "simplification": self.simplification,
+            "max_moves": self.max_moves,
+            "scienceworld": version("scienceworld"),
+        }
+
+    def close(self) -> None:
+        """Give the simulator back."""
+        if self._simulator is not None:
+            POOL.give(self._simulator)
+            self._simulator = None
+
+    def valid_actions(self) -> list[str]:
+        """Actions that the simulator certainly understands now; slow, and not all of them."""
+        return self._running().valid()
+
+    def _running(self) -> Simulator:
+        if self._simulator is None:
+            raise EnvError("the environment is closed: call reset() first")
+        if not self._simulator.alive:
+            raise SimulatorLostError("the ScienceWorld simulator died")
+        return self._simulator
+
+    def _begin(self, seed: int | None) -> str:
+        rng = np.random.default_rng(seed)
+        self.score, self.moves, self.lost, self._actions = 0, 0, False, []
+        for attempt in range(_REPLAYS + 1):
+            try:
+                if not self._variations:
+                    self._load(0)
+                    self._variations = self._running().variations(self.split)
+                if attempt == 0:
+                    self.variation = self._variations[int(rng.integers(len(self._variations)))]
+                self._load(self.variation)
+                self.goal = self._words(self._running().description())
+                return self._observe()
+            except SimulatorLostError:
+                if attempt == _REPLAYS:
+                    raise
+        raise AssertionError  # pragma: no cover
+
+    def _load(self, variation: int) -> None:
+        """Begin a variation, in a new simulator where there is none that runs."""
+        if self._simulator is None or not self._simulator.alive:
+            self._simulator = POOL.take(self.heap_mb, self.timeout)
+        self._simulator.load(self.task, variation, self.simplification)
+
+    def _observe(self) -> str:
+        return self._words(self._state())
+
+    def _state(self, said: str = "") -> str:
+        """The room and what the agent carries; not what was just said."""
+        simulator = self._running()
+        parts = [simulator.look().strip(), simulator.inventory().strip()]
+        return "\n".join(part for part in parts if part != said.strip())
+
+    def _apply(self, action: str) -> tuple[str, float, bool, bool]:
+        action = " ".join(action.split())
+        if action.lower() == _FORBIDDEN:
+            self._refused = True
+            return f"That is not possible. {self._seen()}", 0.0, False, False
+        before = self.score
+        self._actions.append(action)
+        for attempt in range(_REPLAYS + 1):
+            try:
+                said, ended = self._act(action)
+                text = self._words(f"{said.strip()}\n{self._state(said)}")
+                break
+            except SimulatorLostError:
+                if attempt == _REPLAYS or not self._replay(self._actions[:-1], before):
+                    self.lost = True
+                    return "The simulator was lost; the episode is given up.", 0.0, True, False
+        self._refused = said.startswith(_NOT_UNDERSTOOD)
+        failed = self.score < 0
+        if failed and self.failure == "zero":
+            self.score = 0
+        success = self.score == 100
+        reward = float(success) if self.reward == "success" else (self.score - before) / 100
+        return text, reward, ended or failed, success
+
+    def _seen(self) -> str:
+        try:
+            return self._observe()
+        except SimulatorLostError:
+            return ""  # the next action finds out, and replays
+
+    def _act(self, action: str) -> tuple[str, bool]:
+        """Do something; return what the simulator says, and whether the episode is over."""
+        simulator = self._running()
+        said = simulator.step(action)
+        if said.startswith(_AMBIGUOUS):  # it asks which object is meant, and takes nothing but a number until told
+            said = simulator.step("0")
+        self.score, self.moves = simulator.score(), simulator.moves()
+        return said, simulator.completed() or self.score < 0 or self.moves >= self.max_moves
+
+    def _replay(self, actions: list[str], score: int) -> bool:
+        """Begin the episode anew in another simulator; whether it comes to the same score."""
+        try:
+            self._load(self.variation)
+            for action in actions:
+                self._act(action)
+        except SimulatorLostError:
+            return False
+        return not actions or self.score == score
+
+    def _info(self, *, success: bool, valid: bool) -> dict[str, Any]:
+        found = {"score": self.score, "moves": self.moves, "variation": self.variation, "lost": self.lost}
+        return super()._info(success=success, valid=valid) | found
+
+    def _words(self, text: str) -> str:
+        return shorten(text) if self.short else text.strip()
+
+
+def shorten(text: str) -> str:
+    """Put the simulator's text into one line, and leave out what says nothing."""
+    text = re.sub(r"\(containing nothing\)|a substance called ", "", text)
+    text = re.sub(r"^\s*the agent\s*$", "", text, flags=re.MULTILINE)
+    lines = [re.sub(r"\s+", " ", line).strip() for line in text.splitlines()]
+    joined = "; ".join(line.rstrip(".") for line in lines if line)
+    return re.sub(r" +([;.,])", r"\1", joined.replace(":; ", ": ")).strip() + "."

@@ -1,0 +1,247 @@
+"""ScienceWorld, in its real simulator: rules, scores, and processes that die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from londi import envs
+from londi.agent import Agent
+from londi.encoders import TextEncoder
+from londi.envs.jvm import POOL, Pool, Simulator, SimulatorLostError
+from londi.envs.scienceworld import ScienceWorldEnv, shorten
+from londi.envs.tasks import SCIENCEWORLD
+from londi.episode import Episode
+from londi.errors import ConfigError, EnvError, EpisodeOverError
+from londi.lms import ScriptedLM
+from londi.rollout import Assignment, rollout
+from londi.switchers import Never
+
+TASK = "find-living-thing"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ended() -> Iterator[None]:
+    """Nothing runs on after these tests."""
+    yield
+    POOL.clear()
+
+
+@pytest.fixture(scope="module")
+def env() -> Iterator[ScienceWorldEnv]:
+    made = make(split="test")
+    yield made
+    made.close()
+
+
+def make(**options: Any) -> ScienceWorldEnv:
+    found = envs.make(f"londi/ScienceWorld-{TASK}-v0", heap_mb=256, **options)
+    assert isinstance(found, ScienceWorldEnv)
+    return found
+
+
+def gold(env: ScienceWorldEnv) -> list[str]:
+    """A solution of the variation that is being played."""
+    solver = POOL.take(256, 60)
+    solver.load(env.task, env.variation, env.simplification, gold=True)
+    actions = solver.gold()
+    POOL.give(solver)
+    return actions
+
+
+def test_every_task_has_an_id() -> None:
+    assert {f"londi/ScienceWorld-{task}-v0" for task in SCIENCEWORLD} <= set(envs.ids())
+    assert len(SCIENCEWORLD) == 30
+
+
+def test_an_episode_begins_with_the_room_and_what_is_carried(env: ScienceWorldEnv) -> None:
+    observation, info = env.reset(seed=1)
+    assert "In your inventory, you see" in observation
+    assert "\n" not in observation
+    assert info["goal"].startswith("Your task is to find a(n) living thing")
+    assert info["admissible"] is None
+    assert info["variation"] in env._variations
+    assert env.settings["variation"] == info["variation"]
+
+
+def test_the_same_seed_gives_the_same_variation(env: ScienceWorldEnv) -> None:
+    first = [env.reset(seed=seed)[1]["variation"] for seed in (1, 2, 3, 1)]
+    assert first[0] == first[3]
+    assert len(set(first)) == 3
+    other = make(split="train")
+    assert other.reset(seed=1)[1]["variation"] not in env._variations, "train and test share none"
+    other.close()
+
+
+@pytest.mark.parametrize("reward", ["success", "score"])
+def test_a_solution_scores_100(reward: Any) -> None:
+    env = make(reward=reward)
+    env.reset(seed=5)
+    rewards: list[float] = []
+    info: dict[str, Any] = {}
+    ended = False
+    for action in gold(env):
+        assert not ended
+        _, paid, ended, truncated, info = env.step(action)
+        rewards.append(paid)
+        assert not truncated
+    assert (ended, info["success"], info["score"]) == (True, True, 100)
+    assert sum(rewards) == pytest.approx(1.0)
+    assert reward == "score" or rewards[:-1] == [0.0] * (len(rewards) - 1)
+    with pytest.raises(EpisodeOverError):
+        env.step("look around")
+    env.close()
+
+
+@pytest.mark.parametrize(("failure", "score", "total"), [("zero", 0, 0.0), ("minus", -100, -1.0)])
+def test_a_wrong_focus_is_a_failure(failure: Any, score: int, total: float) -> None:
+    env = make(reward="score", failure=failure)
+    env.reset(seed=5)
+    rewards = [env.step("look around")[1]]
+    _, paid, ended, _, info = env.step("focus on air")
+    assert (ended, info["success"], info["score"]) == (True, False, score)
+    assert sum([*rewards, paid]) == pytest.approx(total)
+    env.close()
+
+
+def test_a_failure_can_not_be_wiped_out(env: ScienceWorldEnv) -> None:
+    env.reset(seed=5)
+    observation, _, ended, _, info = env.step("  Reset   TASK ")
+    assert observation.startswith("That is not possible.")
+    assert (ended, info["valid"], info["moves"]) == (False, False, 0)
+
+
+def test_what_is_not_understood_costs_a_step_and_no_move(env: ScienceWorldEnv) -> None:
+    env.reset(seed=5)
+    observation, _, _, _, info = env.step("dance with me")
+    assert observation.startswith("No known action matches that input")
+    assert (info["valid"], info["moves"]) == (False, 0)
+    assert env.step("wait1")[4]["moves"] > 0
+
+
+def test_limits_of_steps_and_moves() -> None:
+    env = make(max_steps=3, max_moves=2)
+    env.reset(seed=5)
+    ends = [env.step("look around")[2:4] for _ in range(3)]
+    assert ends == [(False, False), (False, False), (False, True)], "looking is no move, but a step"
+    env.reset(seed=5)
+    assert env.step("wait1")[2] or env.step("wait1")[2], "the simulator's moves are used up"
+    env.close()
+
+
+def test_certain_actions_on_request(env: ScienceWorldEnv) -> None:
+    env.reset(seed=5)
+    assert "look around" in env.valid_actions()
+
+
+def test_text_is_shortened() -> None:
+    text = "In it, you see: \n\tthe agent\n\ta substance called air\n\ta table. On it: a bowl (containing nothing).\n"
+    assert shorten(text) == "In it, you see: air; a table. On it: a bowl."
+
+
+# Processes ------------------------------------------------------------------------------------------------------------
+
+
+def kill(env: ScienceWorldEnv) -> None:
+    assert env._simulator is not None
+    os.kill(env._simulator.pid, signal.SIGKILL)
+    env._simulator.process.wait()
+
+
+def test_a_simulator_that_dies_is_replaced_and_the_episode_goes_on() -> None:
+    env = make()
+    env.reset(seed=5)
+    actions, info = gold(env), dict[str, Any]()
+    for number, action in enumerate(actions):
+        if number % 2:
+            kill(env)
+        info = env.step(action)[4]
+    assert (info["success"], info["score"], info["lost"]) == (True, 100, False)
+    kill(env)
+    assert env.reset(seed=5)[1]["goal"], "between episodes too"
+    env.close()
+
+
+def test_an_episode_that_can_not_be_replayed_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = make()
+    env.reset(seed=5)
+    env.step("look around")
+    monkeypatch.setattr(env, "_replay", lambda actions, score: False)
+    kill(env)
+    _, reward, ended, _, info = env.step("look around")
+    assert (reward, ended, info["success"], info["lost"]) == (0.0, True, False, True)
+    env.close()
+
+
+def test_a_simulator_that_hangs_is_ended() -> None:
+    simulator = Simulator(256, timeout=1.0)
+    simulator.load(TASK, 0, "easy")
+    os.kill(simulator.pid, signal.SIGSTOP)
+    begun = time.perf_counter()
+    with pytest.raises(SimulatorLostError):
+        simulator.step("look around")
+    assert time.perf_counter() - begun < 10
+    assert not simulator.alive
+
+
+def test_simulators_are_used_again_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool()
+    monkeypatch.setattr("londi.envs.jvm._memory_mb", lambda: 2.2 * (256 + 160))
+    first = pool.take(256, 60)
+    with pytest.raises(EnvError, match="lower num_envs"):
+        pool.take(256, 60)
+    pool.give(first)
+    assert pool.take(256, 60) is first
+    pool.give(first)
+    pool.clear()
+    assert not first.alive
+
+
+@pytest.mark.parametrize("end", ["env.close()", "sys.exit(3)", "os._exit(3)", "os.kill(os.getpid(), 9)", "1 / 0"])
+def test_none_is_left_behind(end: str) -> None:
+    code = f"""
+import os, sys
+from londi import envs
+env = envs.make("londi/ScienceWorld-{TASK}-v0", heap_mb=256)
+env.reset(seed=0)
+print(env._simulator.pid, flush=True)
+{end}
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    pid = int(done.stdout)
+    for _ in range(100):
+        if not os.path.exists(f"/proc/{pid}"):  # noqa: PTH110
+            return
+        time.sleep(0.1)
+    os.kill(pid, signal.SIGKILL)
+    pytest.fail(f"process {pid} ran on")
+
+
+# As a task ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_episode_records_what_was_played() -> None:
+    env = make(split="dev", max_steps=3)
+    looks = ScriptedLM(lambda prompt: "look around")
+    agent = Agent(looks, looks, TextEncoder(), Never())
+    ((episode, _),) = rollout([env], agent, [Assignment(4)], "x")
+    assert episode.truncated
+    assert episode.settings["split"] == "dev"
+    assert episode.settings["scienceworld"]
+    assert Episode.from_dict(episode.to_dict()).settings == episode.settings
+    env.close()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"task": "boyl"}, {"split": "all"}, {"reward": "x"}, {"failure": "x"}, {"max_moves": 0}, {"max_steps": 0}]
+)
+def test_options_that_are_wrong(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        ScienceWorldEnv(**{"task": TASK, **wrong})
