@@ -27,6 +27,8 @@ docs: $(VENV)/.docs
 
 bench: $(VENV)/.all
 	$(BIN)/londi bench rollout
+	$(BIN)/londi bench http
+	$(BIN)/londi bench score
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
