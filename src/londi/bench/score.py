@@ -38,7 +38,7 @@ class Sizes:
     """What is measured; tests take less."""
 
     batches: tuple[int, ...] = (1, 16)
-    rounds: int = 3
+    rounds: int = 2
     layers: int = 0
     """0 for all layers of the models."""
 

@@ -45,13 +45,14 @@ def bench_rollout(
 def bench_score(
     device: str = "cpu",
     threads: int = 1,
-    rounds: int = 3,
+    rounds: int = 2,
     seed: int = 0,
     json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
     """Scoring candidate actions: against full sequences, with prefixes reused, against the floor of the arithmetic.
 
-    And what Switcher and encoder add to a decision. On a CPU it takes about ten minutes.
+    And what Switcher and encoder add to a decision. On a CPU it takes about a
+    quarter of an hour.
 
     Args:
         device: cpu, or cuda for a model of half a billion parameters in bfloat16.
