@@ -155,6 +155,21 @@ def test_what_the_server_can_do_is_shown(capsys: pytest.CaptureFixture[str]) -> 
     assert (found["models"], found["context"], found["dollars"]) == (["toy"], 4096, "no price known")
 
 
+def test_a_model_that_does_not_chat_is_asked_to_complete() -> None:
+    """Whatever the server says of it: OpenAI's answers 404 and speaks of the model."""
+
+    def handle(number: int, request: httpx2.Request) -> httpx2.Response:
+        if request.url.path.endswith("chat/completions"):
+            return httpx2.Response(404, json={"error": {"message": "This is not a chat model."}})
+        choice = {"text": " go forward", "logprobs": None}
+        return httpx2.Response(200, json={"choices": [choice], "usage": {"prompt_tokens": 1, "completion_tokens": 1}})
+
+    transport = Numbered(handle)
+    lm = HTTPLM("davinci", ServerConfig("http://test/v1", ""), transport=transport, sleep=at_once)
+    assert lm.decide(PROMPTS[:1], ACTIONS)[0].action == "go forward"
+    assert lm.mode == "generate"
+
+
 class Refusing(httpx2.AsyncBaseTransport):
     """A server that takes no `max_tokens`, no temperature and no log-probabilities, and says so as OpenAI's do."""
 
@@ -171,7 +186,7 @@ class Refusing(httpx2.AsyncBaseTransport):
         }
         for key, message in said.items():
             if key in body:
-                return httpx2.Response(400, json={"error": {"message": message}})
+                return httpx2.Response(403 if key == "logprobs" else 400, json={"error": {"message": message}})
         return answer("go forward")
 
 

@@ -172,7 +172,7 @@ class _Asked:
 
     async def free(self) -> Decision:
         """A reply as it is."""
-        reply = await self._post(self._body(self.prompt))
+        reply = await self._post(self._first_line(self._body(self.prompt)))
         if reply.data is None:
             return self._failed(reply.error)
         thought, text = _read(reply.data)
@@ -183,7 +183,7 @@ class _Asked:
         request = _ONLY.format(" | ".join(self.candidates))
         asked = self.prompt if self.names_actions else f"{self.prompt}\n{request}"
         for attempt, text in enumerate((asked, f"{self.prompt}\n{request}")):
-            reply = await self._post(self._body(text, choosing_among=self.candidates))
+            reply = await self._post(self._first_line(self._body(text, choosing_among=self.candidates)))
             if reply.data is None:
                 return self._failed(reply.error)
             thought, answer = _read(reply.data)
@@ -278,13 +278,15 @@ class _Asked:
     def _body(self, text: str, choosing_among: Sequence[str] = ()) -> dict[str, Any]:
         abilities = self.abilities
         body = self.lm._probe.body(text) | {abilities.limit: self.lm.max_new_tokens}
-        if choosing_among and abilities.api == "completions":
-            body.setdefault("stop", ["\n"])  # what comes after the first line is what the model makes up
         if choosing_among and abilities.choose == "guided":
             body["response_format"] = choosing.schema(choosing_among)
         if choosing_among and abilities.top and abilities.choose != "generate":
             body |= {"logprobs": True, "top_logprobs": abilities.top}
         return body
+
+    def _first_line(self, body: dict[str, Any]) -> dict[str, Any]:
+        """By completions a model goes on after its answer and makes up what follows: stop it there."""
+        return {"stop": ["\n"], **body} if self.abilities.api == "completions" else body
 
     def _failed(self, error: str) -> Decision:
         return Decision("", self.spent, error=error)

@@ -14,7 +14,7 @@ from londi.usage import Usage
 
 Api = Literal["chat", "completions"]
 Choose = Literal["logprobs", "guided", "generate"]
-_REPLY = 16
+_REPLY = 64
 """Tokens that a probe lets the model write."""
 _MOST_TOP: dict[Api, tuple[int, ...]] = {"chat": (20, 5, 0), "completions": (1000, 20, 5, 0)}
 """Likeliest tokens asked for, until the server permits it; llama.cpp shows as many as one wants."""
@@ -105,10 +105,10 @@ class Probe:
                 if less == found:
                     break
                 found = less
-            if reply.status not in (400, 422) or "logprob" not in reply.error.lower():
+            if reply.status not in (400, 403, 422) or "logprob" not in reply.error.lower():
                 break
-        if not final and reply.status in (400, 404, 405, 422, 501) and not self._no_model(reply):
-            return None
+        if not final and reply.status in (400, 404, 405, 422, 501):
+            return None  # what is wrong with the model or the address, completions will say too
         raise ModelError(self._refusal(reply))
 
     def _logprobs(self, found: Abilities) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class Probe:
 
     async def _guides(self, found: Abilities) -> bool:
         answers = ("yes", "no")
-        reply = await self._post(found, {"response_format": choosing.schema(answers), found.limit: 4 * _REPLY})
+        reply = await self._post(found, {"response_format": choosing.schema(answers), found.limit: 2 * _REPLY})
         if reply.data is None:
             return False
         choice = reply.data["choices"][0]
