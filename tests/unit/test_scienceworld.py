@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from londi import envs
 from londi.agent import Agent
+from londi.cli import main
 from londi.encoders import TextEncoder
 from londi.envs.jvm import POOL, Pool, Simulator, SimulatorLostError
 from londi.envs.scienceworld import ScienceWorldEnv, shorten
@@ -150,9 +152,9 @@ def test_text_is_shortened() -> None:
 
 
 def kill(env: ScienceWorldEnv) -> None:
-    assert env._simulator is not None
-    os.kill(env._simulator.pid, signal.SIGKILL)
-    env._simulator.process.wait()
+    assert env.simulator is not None
+    os.kill(env.simulator.pid, signal.SIGKILL)
+    env.simulator.process.wait()
 
 
 def test_a_simulator_that_dies_is_replaced_and_the_episode_goes_on() -> None:
@@ -211,7 +213,7 @@ import os, sys
 from londi import envs
 env = envs.make("londi/ScienceWorld-{TASK}-v0", heap_mb=256)
 env.reset(seed=0)
-print(env._simulator.pid, flush=True)
+print(env.simulator.pid, flush=True)
 {end}
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
@@ -222,6 +224,14 @@ print(env._simulator.pid, flush=True)
         time.sleep(0.1)
     os.kill(pid, signal.SIGKILL)
     pytest.fail(f"process {pid} ran on")
+
+
+def test_many_episodes_with_simulators_that_are_killed(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["bench", "scienceworld", "--rounds", "1", "--episodes", "6", "--kill-every", "2", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["killed"], found["lost"], found["passed"]) == (3, 0, True)
+    assert len(found["rows"]) == 3
+    assert all(row["ratio"] > 1 for row in found["rows"])
 
 
 # As a task ------------------------------------------------------------------------------------------------------------

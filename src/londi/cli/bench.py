@@ -110,10 +110,48 @@ def bench_http(
         faults = ", ".join(f"{fault} {count}" for fault, count in result["faults"].items())
         out.print(f"{result['requests']} requests; injected: {faults}", highlight=False)
         out.print(f"{result['failed']} of {requests} decisions given up", highlight=False)
-        for what, check in result["checks"].items():
-            out.print(f"{'ok  ' if check['passed'] else 'FAIL'} {what}: {check['count']}", highlight=False)
+        show_checks(result)
     if not result["passed"]:
         raise SystemExit(1)
+
+
+@bench.command(name="scienceworld")
+def bench_scienceworld(
+    rounds: int = 3,
+    episodes: int = 1_000,
+    kill_every: int = 50,
+    seed: int = 0,
+    json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """ScienceWorld: steps a second, and many episodes while simulators are killed; exit 1 where one goes wrong.
+
+    Args:
+        rounds: of each measurement of speed; medians are compared.
+        episodes: of random actions.
+        kill_every: episodes after which a simulator is killed in the middle of one.
+        seed: decides variations and actions.
+        json: print JSON.
+    """
+    from londi.bench.scienceworld import TASKS
+    from londi.bench.scienceworld import bench_scienceworld as measure
+
+    if min(rounds, episodes, kill_every) < 1 or seed < 0:
+        raise ConfigError("--rounds, --episodes and --kill-every must be at least 1 and --seed at least 0")
+    with bar("scienceworld", len(TASKS) + episodes) as move:
+        result = measure(rounds, episodes, kill_every, seed, lambda done, what: move(done, extra=what))
+    show(result, json)
+    if not json:
+        grown = f"{result['rss_growth_mb']:.1f} MB more memory in the last three quarters"
+        out.print(f"{episodes} episodes, {result['killed']} killed, {result['lost']} lost, {grown}", highlight=False)
+        show_checks(result)
+    if not result["passed"]:
+        raise SystemExit(1)
+
+
+def show_checks(result: dict[str, Any]) -> None:
+    """Print what must be 0, a line each."""
+    for what, check in result["checks"].items():
+        out.print(f"{'ok  ' if check['passed'] else 'FAIL'} {what}: {check['count']}", highlight=False)
 
 
 def show(result: dict[str, Any], json: bool) -> None:

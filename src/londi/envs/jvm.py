@@ -25,7 +25,9 @@ try:
 except ImportError as error:
     raise MissingExtraError(error.name or "scienceworld", "scienceworld") from error
 
-logging.getLogger("py4j").setLevel(logging.CRITICAL)  # it logs what is raised, each time it tries to connect again
+# py4j logs what it raises, each time it tries to connect again, and some of it on the root logger
+logging.getLogger("py4j").setLevel(logging.CRITICAL)
+logging.getLogger().addFilter(lambda record: not record.pathname.endswith("py4j/java_gateway.py"))
 OVERHEAD_MB = 160
 """Memory of a Java process beside its heap, about."""
 SHARE = 0.8
@@ -48,7 +50,7 @@ class Simulator:
         if heap_mb < 64 or not timeout > 0:
             raise ConfigError("a simulator needs heap_mb of at least 64 and a timeout above 0")
         self.heap_mb = heap_mb
-        options = [f"-Xmx{heap_mb}m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+        options = [f"-Xmx{heap_mb}m", "-XX:+UseSerialGC"]
         port, self.process = launch_gateway(
             classpath=JAR_PATH,
             die_on_exit=True,

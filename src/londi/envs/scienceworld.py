@@ -73,7 +73,7 @@ class ScienceWorldEnv(TextEnv):
         self.task, self.split, self.simplification, self.max_moves = task, split, simplification, max_moves
         self.reward, self.failure, self.short, self.heap_mb, self.timeout = reward, failure, short, heap_mb, timeout
         self.variation, self.score, self.moves, self.lost = -1, 0, 0, False
-        self._simulator: Simulator | None = None
+        self.simulator: Simulator | None = None
         self._variations: list[int] = []
         self._actions: list[str] = []
 
@@ -93,20 +93,20 @@ class ScienceWorldEnv(TextEnv):
 
     def close(self) -> None:
         """Give the simulator back."""
-        if self._simulator is not None:
-            POOL.give(self._simulator)
-            self._simulator = None
+        if self.simulator is not None:
+            POOL.give(self.simulator)
+            self.simulator = None
 
     def valid_actions(self) -> list[str]:
         """Actions that the simulator certainly understands now; slow, and not all of them."""
         return self._running().valid()
 
     def _running(self) -> Simulator:
-        if self._simulator is None:
+        if self.simulator is None:
             raise EnvError("the environment is closed: call reset() first")
-        if not self._simulator.alive:
+        if not self.simulator.alive:
             raise SimulatorLostError("the ScienceWorld simulator died")
-        return self._simulator
+        return self.simulator
 
     def _begin(self, seed: int | None) -> str:
         rng = np.random.default_rng(seed)
@@ -128,9 +128,9 @@ class ScienceWorldEnv(TextEnv):
 
     def _load(self, variation: int) -> None:
         """Begin a variation, in a new simulator where there is none that runs."""
-        if self._simulator is None or not self._simulator.alive:
-            self._simulator = POOL.take(self.heap_mb, self.timeout)
-        self._simulator.load(self.task, variation, self.simplification)
+        if self.simulator is None or not self.simulator.alive:
+            self.simulator = POOL.take(self.heap_mb, self.timeout)
+        self.simulator.load(self.task, variation, self.simplification)
 
     def _observe(self) -> str:
         return self._words(self._state())
