@@ -459,6 +459,20 @@ def test_a_key_is_sent_and_goes_nowhere_else(
         lm.close()
 
 
+@pytest.mark.parametrize(
+    ("key", "fine"), [(f"{SECRET}\r\n", True), (f"{SECRET} ", True), ("sk-\u201cx\u201d", False), ("a\nb", False)]
+)
+def test_a_key_with_a_stray_character_is_in_no_error(key: str, fine: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", key)
+    said = "x" * 290 + SECRET
+    transport = Numbered(lambda n, r: httpx2.Response(401, json={"error": {"message": said}}))
+    lm = HTTPLM("toy", ServerConfig("http://test/v1", "MY_KEY"), transport=transport, sleep=at_once)
+    with pytest.raises(ModelError if fine else ConfigError) as error:
+        lm.check()
+    assert "sk-very" not in str(error.value)
+    assert key not in str(error.value)
+
+
 @pytest.mark.parametrize("url", ["http://user:pass@host/v1", "ftp://host/v1", "host:8000/v1", ""])
 def test_urls_that_can_not_be(url: str) -> None:
     with pytest.raises(ConfigError, match=r"server\.base_url") as error:

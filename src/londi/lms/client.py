@@ -91,7 +91,10 @@ class Client:
         return text.replace(key, "***") if key else text
 
     def _key(self) -> str:
-        return os.environ.get(self.settings.api_key_env, "") if self.settings.api_key_env else ""
+        key = os.environ.get(self.settings.api_key_env, "").strip() if self.settings.api_key_env else ""
+        if not (key.isascii() and key.isprintable()):
+            raise ConfigError(f"the key in ${self.settings.api_key_env} holds characters that no key has")
+        return key
 
     async def get(self, path: str) -> Reply:
         """Get a JSON document, once."""
@@ -136,14 +139,14 @@ class Client:
         except TimeoutError:
             return Reply(None, lost, f"no answer within {self.settings.timeout:g} s")
         except _NOT_REACHED as error:
-            return Reply(None, Usage(), f"can't connect: {_name(error)}")
+            return Reply(None, Usage(), f"can't connect: {self.clean(_name(error))}")
         except httpx2.HTTPError as error:
-            return Reply(None, lost, f"the connection broke: {_name(error)}")
+            return Reply(None, lost, f"the connection broke: {self.clean(_name(error))}")
         status = response.status_code
         if status >= 300:
             charged = lost if status >= 500 else Usage(requests=1)
             wait = _retry_after(response.headers.get("retry-after", ""))
-            return Reply(None, charged, f"status {status}: {self.clean(_message(response))}", status, wait)
+            return Reply(None, charged, f"status {status}: {_message(response, self.clean)}", status, wait)
         try:
             data = response.json()
             check(data)
@@ -188,7 +191,7 @@ def _reported(response: httpx2.Response) -> Usage | None:
     return Usage(prompt, max(0, min(cached, prompt)), completion, requests=1)
 
 
-def _message(response: httpx2.Response) -> str:
+def _message(response: httpx2.Response, clean: Callable[[str], str]) -> str:
     """What the server says is wrong, in one line of at most 300 characters."""
     try:
         found: Any = response.json()
@@ -197,7 +200,7 @@ def _message(response: httpx2.Response) -> str:
     except ValueError:
         found = response.text
     text = found if isinstance(found, str) else json.dumps(found)
-    return " ".join(text.split())[:300]
+    return " ".join(clean(text).split())[:300]  # cleaned before it is cut: half a key is one too much
 
 
 def _name(error: BaseException) -> str:
