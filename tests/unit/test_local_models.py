@@ -154,6 +154,7 @@ def test_what_can_not_be_shortened_is_refused() -> None:
 def test_a_thought_is_split_off() -> None:
     assert split_thought("go left") == ("", "go left")
     assert split_thought("<think>\nthe ball\n</think>\n\ngo left") == ("the ball", "go left")
+    assert split_thought("<think> I could go left, or") == ("I could go left, or", ""), "cut off"
     assert split_thought("the ball </think>go left") == ("the ball", "go left")
 
 

@@ -66,6 +66,8 @@ def log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 def split_thought(text: str) -> tuple[str, str]:
     """Split a reply into what a reasoning model thought, up to `</think>`, and the rest; the first is often empty."""
     before, mark, after = text.rpartition("</think>")
+    if not mark and text.lstrip().startswith("<think>"):  # cut off while it thought
+        return text.replace("<think>", "").strip(), ""
     if not mark:
         return "", text.strip()
     return before.replace("<think>", "").strip(), after.strip()

@@ -308,7 +308,8 @@ async def _all(coroutines: Any) -> list[Any]:
 def _checked(data: dict[str, Any]) -> None:
     choice = data["choices"][0]
     if "message" in choice:
-        choice["message"].get("content")
+        if not isinstance(choice["message"].get("content"), str | None):
+            raise TypeError("content that is no text")
     elif not isinstance(choice["text"], str):
         raise TypeError("no text")
 
