@@ -222,6 +222,17 @@ def test_no_decision_uses_more_tokens_than_its_worst_case(mode: Any, tmp_path: P
                 assert decision.usage.tokens == case.tokens, "known beforehand"
 
 
+@pytest.mark.filterwarnings("ignore:prompts longer than the context")
+def test_a_shortened_prompt_keeps_to_its_worst_case(tmp_path: Path) -> None:
+    """A reply that names no candidate is followed by scoring after the same, shortened prompt, not a longer one."""
+    lm = TransformersLM(folder(tmp_path, context=64), mode="generate", max_new_tokens=32)
+    prompt = PromptTemplate(layout="transcript").render("ball", ["wall"] * 12, ["go left"] * 11)
+    (case,), (decision,) = lm.worst_case([prompt], CANDIDATES), lm.decide([prompt], CANDIDATES)
+    assert decision.logprobs is not None, "it was repaired"
+    assert decision.usage.prompt_tokens == case.prompt_tokens <= 2 * 32
+    assert decision.usage.tokens <= case.tokens
+
+
 def test_one_model_at_two_efforts_is_loaded_once(tmp_path: Path) -> None:
     where = folder(tmp_path, chat=True)
     quick = ModelConfig(where, mode="score", local=LocalConfig(chat_template={"think": "none"}))

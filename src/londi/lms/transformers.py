@@ -112,7 +112,7 @@ class TransformersLM:
         scored = 0 if candidates is None else max(1, self._read(self.tokens.candidates(candidates, self._end)))
         room = self._room(candidates, generates)
         cases = []
-        for ids in self.tokens.prompts(prompts, 0 if self.seq2seq else room):
+        for ids in self.tokens.prompts(prompts, room):
             if not generates:
                 cases.append(Usage(prompt_tokens=len(ids), completion_tokens=scored))
             else:
@@ -121,7 +121,9 @@ class TransformersLM:
         return cases
 
     def _room(self, candidates: Sequence[str] | None, generates: bool) -> int:
-        """Tokens of the context that the answer may need."""
+        """Tokens of the context that the answer may need; none of the encoder's."""
+        if self.seq2seq:
+            return 0
         longest = 0 if candidates is None else max(map(len, self.tokens.candidates(candidates, self._end)))
         return max(longest, self.max_new_tokens) if generates else longest
 
@@ -147,9 +149,10 @@ class TransformersLM:
         if batch:
             yield batch
 
-    def _score(self, prompts: Sequence[str], candidates: Sequence[str]) -> list[Decision]:
+    def _score(self, prompts: Sequence[str], candidates: Sequence[str], generates: bool = False) -> list[Decision]:
+        """Score the candidates; where a reply was generated first, after the very prompts that it answered."""
         answers = self.tokens.candidates(candidates, self._end)
-        rows = self.tokens.prompts(prompts, 0 if self.seq2seq else max(map(len, answers)))
+        rows = self.tokens.prompts(prompts, self._room(candidates, generates))
         tree = scoring.PrefixTree.of(answers)
         store = self.loaded.store if isinstance(self.scorer, scoring.CausalScorer) else None
         read, reused = self._read(answers, tree), [None if store is None else store.find(ids) for ids in rows]
@@ -178,8 +181,7 @@ class TransformersLM:
         return self.architecture.scoring(length, len(answers), read, cached)
 
     def _generate(self, prompts: Sequence[str], candidates: Sequence[str] | None) -> list[Decision]:
-        room = 0 if self.seq2seq else self._room(candidates, generates=True)
-        rows = self.tokens.prompts(prompts, room)
+        rows = self.tokens.prompts(prompts, self._room(candidates, generates=True))
         decisions: dict[int, Decision] = {}
         for batch in self._batches([len(ids) for ids in rows], self.max_new_tokens):
             ids, valid = scoring.pad([rows[i] for i in batch], self.model.device, left=not self.seq2seq)
@@ -207,7 +209,7 @@ class TransformersLM:
         lost = [i for i, decision in enumerate(decisions) if not decision.action]
         if not lost:
             return
-        for i, scored in zip(lost, self._score([prompts[i] for i in lost], candidates), strict=True):
+        for i, scored in zip(lost, self._score([prompts[i] for i in lost], candidates, True), strict=True):
             usage = decisions[i].usage + scored.usage
             decisions[i] = Decision(scored.action, usage, scored.logprobs, decisions[i].thought, scored.hidden)
 
