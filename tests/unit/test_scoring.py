@@ -244,6 +244,48 @@ def test_the_full_scorer_is_right_too(family: str, count: int) -> None:
     np.testing.assert_allclose(hidden[1], states[0, -1], atol=1e-4)
 
 
+SMALL = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_attention_heads": 4, "initializer_range": 0.3}
+
+
+def unusual(name: str) -> Any:
+    """Models whose forward looks like one that takes masks and positions."""
+    torch.manual_seed(0)
+    if name == "gpt-neo":  # local layers see the last six columns, whatever the positions
+        local = {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "num_heads": 4, "window_size": 6}
+        return hf.GPTNeoForCausalLM(hf.GPTNeoConfig(vocab_size=VOCABULARY, hidden_size=32, **local)).eval()
+    if name == "falcon":  # ALiBi is computed from a mask of two dimensions
+        return hf.FalconForCausalLM(hf.FalconConfig(**SMALL, num_hidden_layers=2, alibi=True)).eval()
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.3}  # the first GPT has no cache
+    return hf.OpenAIGPTLMHeadModel(hf.OpenAIGPTConfig(vocab_size=VOCABULARY, **sizes)).eval()
+
+
+@pytest.mark.parametrize("name", ["gpt-neo", "falcon", "gpt"])
+def test_what_masks_and_positions_do_not_reach_is_read_in_full(name: str) -> None:
+    rng = np.random.default_rng(0)
+    model, prompts, candidates = unusual(name), words(rng, [20, 9, 33]), some_candidates(8, rng)
+    found = scorer(model)
+    assert isinstance(found, FullScorer)
+    with torch.inference_mode():
+        scores, _ = found.score(prompts, candidates)
+    expected = [[naive(model, prompt, candidate) for candidate in candidates] for prompt in prompts]
+    np.testing.assert_allclose(scores.numpy(), expected, rtol=2e-4, atol=2e-4)
+
+
+def test_an_encoder_decoder_with_windows() -> None:
+    """T5Gemma takes the encoder's states by name only."""
+    torch.manual_seed(0)
+    sizes = SIZES | SLIDING | {"num_hidden_layers": 2, "bos_token_id": PAD}
+    special = {"decoder_start_token_id": PAD, "eos_token_id": EOS, "pad_token_id": PAD}
+    config = hf.T5GemmaConfig(encoder=sizes, decoder=sizes, vocab_size=VOCABULARY, **special)
+    model = hf.T5GemmaForConditionalGeneration(config).eval()
+    rng = np.random.default_rng(0)
+    prompts, candidates = words(rng, [5, 19, 3]), some_candidates(8, rng)
+    with torch.inference_mode():
+        scores, _ = Seq2SeqScorer(model).score(prompts, candidates)
+    expected = [[naive_seq2seq(model, prompt, candidate) for candidate in candidates] for prompt in prompts]
+    np.testing.assert_allclose(scores.numpy(), expected, rtol=2e-4, atol=2e-4)
+
+
 def test_each_architecture_gets_a_scorer_that_is_right_for_it() -> None:
     """Bloom's positions are not given from outside, and Mamba has no attention."""
     torch.manual_seed(0)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
 
 from londi.lms.prefix import Prefix, PrefixStore
 
@@ -83,13 +84,16 @@ class CausalScorer:
 
     @staticmethod
     def fits(model: Any) -> bool:
-        """Whether a model is one: plain attention in every layer, positions from `position_ids`."""
-        config = model.config.get_text_config()
+        """Whether a model is one: plain attention in every layer, positions from `position_ids`, a cache."""
+        config, takes = model.config.get_text_config(), set(inspect.signature(model.forward).parameters)
         kinds = set(getattr(config, "layer_types", None) or ())
         return (
-            "position_ids" in inspect.signature(model.forward).parameters
+            "position_ids" in takes
+            and bool(takes & {"cache", "past_key_values"})
             and kinds <= {"full_attention", "sliding_attention"}
             and getattr(config, "_attn_implementation", "eager") in ("eager", "sdpa")
+            and not getattr(config, "alibi", False)  # Falcon's positions come from the mask then
+            and config.model_type != "gpt_neo"  # its local layers count columns, not positions
         )
 
     def score(
@@ -246,7 +250,9 @@ class Seq2SeqScorer:
         start = torch.full((batch, 1), self.model.config.decoder_start_token_id, device=device)
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         shared = cache_argument(self.model, cache) | {"use_cache": True}
-        out = self.model(encoder_outputs=(memory,), attention_mask=mask, decoder_input_ids=start, **shared)
+        out = self.model(
+            encoder_outputs=BaseModelOutput(memory), attention_mask=mask, decoder_input_ids=start, **shared
+        )
         full = [[*answer, self.end] for answer in candidates]
         scores = out.logits[:, -1].float().log_softmax(-1)[:, [answer[0] for answer in full]]  # (B, K)
         for length in {len(answer) for answer in full}:
@@ -264,8 +270,9 @@ class Seq2SeqScorer:
         """
         (batch, length, width), count = memory.shape, len(answers)
         rows = torch.tensor(answers, device=mask.device).repeat(batch, 1)  # (B K, n + 1)
+        shape = memory[:1, :1, :1].expand(batch * count, length, width)  # its keys are in the cache
         logits = self.model(
-            encoder_outputs=(memory[:1, :1, :1].expand(batch * count, length, width),),  # its keys are in the cache
+            encoder_outputs=BaseModelOutput(shape),
             attention_mask=mask.repeat_interleave(count, 0),
             decoder_input_ids=rows[:, :-1],
             use_cache=True,
