@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 
+_CROSS = ("EncDecAttention.k", "EncDecAttention.v", "encoder_attn.k_proj", "encoder_attn.v_proj")
+"""Keys and values of the cross-attention, in T5 and in BART."""
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -34,20 +37,17 @@ class Architecture:
         head = model.get_output_embeddings()
         source = cross = target = 0
         for name, module in model.named_modules():
-            count = 0 if module is head else _matrix(module)
-            if name.endswith(("EncDecAttention.k", "EncDecAttention.v")):
+            count = 0 if module is head else _matrix(module, model.config.get_text_config())
+            if name.endswith(_CROSS):
                 cross += count
             elif ".encoder." in f".{name}":
                 source += count
             else:
                 target += count
         config = model.config.get_text_config()
-        width = getattr(config, "num_attention_heads", 0) * (
-            getattr(config, "head_dim", None) or getattr(config, "d_kv", None) or _width(config)
-        )
-        layers = config.num_hidden_layers
+        layers, width = config.num_hidden_layers, _width(config)
         seq2seq = bool(model.config.is_encoder_decoder)
-        decoder = getattr(config, "num_decoder_layers", None) or layers
+        decoder = getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", None) or layers
         weights = 0 if head is None else head.weight.numel()
         return cls(source, cross, target, weights, layers * width if seq2seq else 0, decoder * width)
 
@@ -90,8 +90,14 @@ class Architecture:
         return self._decoder(prompt, 0, 0) + steps + head
 
 
-def _matrix(module: torch.nn.Module) -> int:
-    """Weights of a layer that multiplies by a matrix; 0 for all others, and for wrappers around such layers."""
+def _matrix(module: torch.nn.Module, config: Any) -> int:
+    """Weights of a layer that multiplies a token by a matrix; 0 for all others, and for wrappers around such layers.
+
+    Of a mixture of experts those that a token is sent to.
+    """
+    if type(module).__name__.endswith("Experts"):  # all in one: (experts, in, out)
+        stacked = [weight for weight in module.parameters() if weight.ndim == 3]
+        return _experts_of_a_token(config) * sum(weight[0].numel() for weight in stacked)
     if isinstance(module, torch.nn.Embedding) or next(module.children(), None) is not None:
         return 0
     if isinstance(module, torch.nn.Linear):  # quantised ones too, whose weights are packed
@@ -100,5 +106,13 @@ def _matrix(module: torch.nn.Module) -> int:
     return weight.numel() if isinstance(weight, torch.Tensor) and weight.ndim == 2 else 0
 
 
+def _experts_of_a_token(config: Any) -> int:
+    names = ("num_experts_per_tok", "top_k_experts", "moe_k", "moe_topk", "moe_top_k", "num_experts_per_token")
+    return next((int(getattr(config, name)) for name in names if getattr(config, name, None)), 1)
+
+
 def _width(config: Any) -> int:
-    return int(config.hidden_size // config.num_attention_heads)
+    """Heads x their width; 0 for a model without attention."""
+    heads = getattr(config, "num_attention_heads", None) or 0
+    each = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)
+    return int(heads * each if each else config.hidden_size if heads else 0)
