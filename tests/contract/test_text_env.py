@@ -12,7 +12,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from minigrid.core.world_object import Ball, Box, Door, Key, Wall
 
-from londi.cloning.demos import ReadableBot
+from londi.cloning.babyai.demos import ReadableBot
 from londi.envs import TextEnv, ids, make
 from londi.envs.babyai import ACTIONS, KINDS, BabyAITextEnv, TaskLevel, levels, place
 from londi.errors import ConfigError, EnvError, EpisodeOverError

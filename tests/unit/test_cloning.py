@@ -4,7 +4,7 @@ import itertools
 import json
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from londi.cloning.demos import Demonstration, collect, play, think
-from londi.cloning.tokenizer import COLORS, THINGS, UNKNOWN, Phrases
-from londi.cloning.train import IGNORE, Dataset, FactoredEmbedding, Recipe, train
+from londi.cloning.babyai.corpus import BabyAICorpus
+from londi.cloning.babyai.demos import Demonstration, collect, play, think
+from londi.cloning.babyai.tokenizer import COLORS, THINGS, UNKNOWN, Phrases
+from londi.cloning.train import IGNORE, FactoredEmbedding, Recipe, train
 from londi.envs.babyai import ACTIONS, KINDS, BabyAITextEnv
 from londi.lms.transformers import TransformersLM
 from londi.prompt import PromptTemplate
@@ -208,10 +209,10 @@ def test_embeddings_are_the_sums_of_their_parts() -> None:
     assert not torch.allclose(at["blue key"], at["red ball"])
 
 
-def test_a_batch_is_symmetric_copies_of_its_rows(tokenizer: Any) -> None:
-    data = Dataset.build(demos(), phrases(), tokenizer, thinks=True)
+def test_a_batch_is_symmetric_copies_of_its_rows(tokenizer: Any, tmp_path: Path) -> None:
+    data = BabyAICorpus.build(demos(), tmp_path, thinks=True)
     rows = np.arange(len(demos()))[::5]
-    ids, labels = (part.numpy() for part in data.batch(rows, phrases(), np.random.default_rng(0)))
+    ids, labels = (part.numpy() for part in data.batch(rows, np.random.default_rng(0)))
     words = phrases().words
     changed = False
     for row, new, label in zip(rows, ids, labels, strict=True):
@@ -284,6 +285,17 @@ def test_noise_is_executed_but_not_taught() -> None:
 # Training -------------------------------------------------------------------------------------------------------------
 
 
+def clone(
+    shown: Sequence[Demonstration],
+    recipe: Recipe,
+    folder: Path,
+    seed: int,
+    progress: Callable[[int, float], None] | None = None,
+) -> None:
+    folder.mkdir()
+    train(BabyAICorpus.build(shown, folder, thinks=recipe.thinks), recipe, folder, seed=seed, progress=progress)
+
+
 def weights(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 
@@ -291,7 +303,7 @@ def weights(folder: Path) -> bytes:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
     folder, losses = tmp_path_factory.mktemp("trained") / "model", list[float]()
-    train(demos(), TINY, folder, seed=3, progress=lambda _, loss: losses.append(loss))
+    clone(demos(), TINY, folder, seed=3, progress=lambda _, loss: losses.append(loss))
     return folder, losses
 
 
@@ -305,11 +317,11 @@ def test_the_loss_falls(trained: tuple[Path, list[float]]) -> None:
 def test_training_is_deterministic(trained: tuple[Path, list[float]], tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     losses = list[float]()
-    train(demos(), TINY, tmp_path / "again", seed=3, progress=lambda _, loss: losses.append(loss))
+    clone(demos(), TINY, tmp_path / "again", seed=3, progress=lambda _, loss: losses.append(loss))
     assert losses == trained[1]
     assert weights(tmp_path / "again") == weights(trained[0])
     assert torch.get_num_threads() == threads
-    train(demos(), TINY, tmp_path / "other", seed=4)
+    clone(demos(), TINY, tmp_path / "other", seed=4)
     assert weights(tmp_path / "other") != weights(trained[0])
 
 
@@ -340,7 +352,7 @@ def test_everyone_may_read_the_folder(trained: tuple[Path, list[float]]) -> None
 @pytest.mark.parametrize("thinks", [False, True])
 def test_a_trained_folder_decides(thinks: bool, tmp_path: Path) -> None:
     recipe = Recipe(16, 1, 2, 32, thinks=thinks, num_updates=3, batch_size=16)
-    train(demos()[:100], recipe, tmp_path / "m", seed=0)
+    clone(demos()[:100], recipe, tmp_path / "m", seed=0)
     lm = TransformersLM(str(tmp_path / "m"))
     assert lm.mode == ("generate" if thinks else "score")
     assert lm.max_new_tokens == (3 if thinks else 1)

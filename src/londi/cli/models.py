@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,25 +32,22 @@ def lm_train(
         episodes: demonstrations to clone.
         only: one of the two, or both.
     """
-    from londi.cloning import demos
     from londi.cloning import train as cloning
+    from londi.cloning.babyai import corpus, demos
     from londi.envs.babyai import KINDS
 
     if episodes < 1 or seed < 0:
         raise ConfigError("--episodes must be at least 1 and --seed at least 0")
     with bar("demonstrations", episodes) as move:
         shown = demos.collect(KINDS, episodes, seed=seed, progress=lambda n: move(advance=n))
-    for name, recipe in (("quick", cloning.QUICK), ("deepthink", cloning.DEEPTHINK)):
+    for name, recipe in (("quick", corpus.QUICK), ("deepthink", corpus.DEEPTHINK)):
         if only in ("both", name):
+            folder = out_folder / name
+            folder.mkdir(parents=True, exist_ok=True)
+            data = corpus.BabyAICorpus.build(shown, folder, thinks=recipe.thinks)
             with bar(name, recipe.num_updates) as move:
-                cloning.train(
-                    shown,
-                    recipe,
-                    out_folder / name,
-                    seed=seed,
-                    progress=lambda i, loss: move(i, extra=f"loss {loss:.3f}"),
-                )
-            out.print(f"{name}: {out_folder / name}", soft_wrap=True)
+                cloning.train(data, recipe, folder, seed=seed, progress=partial(_show, move))
+            out.print(f"{name}: {folder}", soft_wrap=True)
 
 
 @lm.command(name="info")
@@ -98,6 +97,10 @@ def lm_info(
         return
     for key, value in info.items():
         out.print(f"{key:24} {_plain(value)}", highlight=False)
+
+
+def _show(move: Callable[..., None], update: int, loss: float) -> None:
+    move(update, extra=f"loss {loss:.3f}")
 
 
 def _plain(value: Any) -> str:

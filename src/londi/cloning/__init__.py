@@ -1,1 +1,1 @@
-"""Training the built-in pair from nothing: demonstrations, tokenizer, behaviour cloning."""
+"""Training language models of the built-in pairs from nothing: demonstrations, tokenizers, behaviour cloning."""

@@ -2,8 +2,8 @@
 
 Two things make networks this small learn to match the goal with an object of the text: while training, a phrase's
 embedding is the sum of its parts (noun + state + place), written out as an ordinary tied embedding matrix at the
-end; and every batch sees the demonstrations recoloured, retyped and mirrored. QUICK and DEEPTHINK are trained the
-same way on the same data; they differ in size and in whether the reply holds a thought.
+end; and every batch sees the demonstrations under other names, as their corpus makes them. QUICK and DEEPTHINK are
+trained the same way on the same data; they differ in size and in whether the reply holds a thought.
 """
 
 from __future__ import annotations
@@ -12,17 +12,12 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-
-from londi.cloning.demos import Demonstration
-from londi.cloning.tokenizer import PAD, Phrases
-from londi.envs.babyai import ACTIONS
-from londi.prompt import PromptTemplate
 
 IGNORE = -100
 
@@ -47,10 +42,46 @@ class Recipe:
     """Demonstrations an update."""
     lr: float = 2e-3
     """Peak learning rate (30 warm-up steps, then linear to 0)."""
+    context: int = 128
+    """Longest prompt and reply, in tokens."""
 
 
-QUICK = Recipe(hidden_size=16, num_layers=1, num_heads=2, ff_size=32, thinks=False, num_updates=6_000)
-DEEPTHINK = Recipe(hidden_size=64, num_layers=3, num_heads=2, ff_size=128, thinks=True, num_updates=16_000)
+class Corpus(Protocol):
+    """Demonstrations as token ids; token 0 is padding."""
+
+    @property
+    def parts(self) -> tuple[tuple[str, ...], ...]:
+        """What the embedding of each of the V tokens is the sum of."""
+        ...
+
+    @property
+    def ends(self) -> list[int]:
+        """Tokens that end a reply."""
+        ...
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest reply."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def batch(self, rows: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Return (B, T) ids, left-padded, and labels, `IGNORE` before the reply."""
+        ...
+
+
+def rows_of(
+    prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]], pad: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return ids and labels (M, T) of prompts and replies, padded on the left; only replies have labels."""
+    width = max(len(p) + len(r) for p, r in zip(prompts, replies, strict=True))
+    ids = np.full((len(prompts), width), pad)
+    labels = np.full((len(prompts), width), IGNORE)
+    for row, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
+        ids[row, width - len(prompt) - len(reply) :] = [*prompt, *reply]
+        labels[row, width - len(reply) :] = reply
+    return ids, labels
 
 
 class FactoredEmbedding(nn.Module):
@@ -74,60 +105,23 @@ class FactoredEmbedding(nn.Module):
         return self.table(self.index).sum(1)  # type: ignore[no-any-return]
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """Token ids, left-padded: `ids` and `labels` (M, T), `keep_types` (M,) where a key must stay a key."""
-
-    ids: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    keep_types: NDArray[np.bool_]
-
-    @classmethod
-    def build(cls, demos: Sequence[Demonstration], phrases: Phrases, tokenizer: Any, *, thinks: bool) -> Dataset:
-        """Tokenise the demonstrations; only the reply has labels."""
-        template = PromptTemplate()
-        prompts = tokenizer([template.render(d.goal, [d.observation], d.last) for d in demos]).input_ids
-        replies = tokenizer([f"{d.thought} {d.action}" if thinks else d.action for d in demos]).input_ids
-        width = max(len(p) + len(r) for p, r in zip(prompts, replies, strict=True))
-        ids = np.full((len(demos), width), phrases.ids[PAD])
-        labels = np.full((len(demos), width), IGNORE)
-        for row, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
-            ids[row, width - len(prompt) - len(reply) :] = prompt + reply
-            labels[row, width - len(reply) :] = reply
-        return cls(ids, labels, np.array(["door" in d.goal for d in demos]))
-
-    def batch(self, rows: NDArray[np.int64], phrases: Phrases, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Return (B, T) ids and labels of a batch, each row under a random symmetry of the world."""
-        ids, labels = self.ids[rows], self.labels[rows]
-        first = int((ids != phrases.ids[PAD]).any(0).argmax())
-        ids, labels = ids[:, first:], labels[:, first:]
-        colors = phrases.recolorings[rng.integers(len(phrases.recolorings), size=len(rows))]  # (B, V)
-        kinds = rng.integers(len(phrases.retypings), size=len(rows)) * ~self.keep_types[rows]
-        table = np.take_along_axis(phrases.retypings[kinds], colors, axis=1)
-        mirrored = rng.random(len(rows)) < 0.5
-        table[mirrored] = phrases.mirror[table[mirrored]]
-        replies = labels != IGNORE
-        ids = np.take_along_axis(table, ids, axis=1)
-        return torch.from_numpy(ids), torch.from_numpy(np.where(replies, ids, IGNORE))
-
-
-def _network(recipe: Recipe, vocab_size: int, eos: list[int]) -> Any:
+def _network(recipe: Recipe, corpus: Corpus) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=vocab_size,
+        vocab_size=len(corpus.parts),
         hidden_size=recipe.hidden_size,
         intermediate_size=recipe.ff_size,
         num_hidden_layers=recipe.num_layers,
         num_attention_heads=recipe.num_heads,
         num_key_value_heads=recipe.num_heads,
-        max_position_embeddings=128,
+        max_position_embeddings=recipe.context,
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=eos,
+        eos_token_id=corpus.ends,
         pad_token_id=0,
     )
-    config.londi = {"mode": "generate" if recipe.thinks else "score", "max_new_tokens": 3 if recipe.thinks else 1}
+    config.londi = {"mode": "generate" if corpus.longest > 1 else "score", "max_new_tokens": corpus.longest}
     return LlamaForCausalLM(config)
 
 
@@ -142,30 +136,24 @@ def _optimisers(model: Any, embedding: FactoredEmbedding, recipe: Recipe) -> lis
 
 
 def train(
-    demos: Sequence[Demonstration],
+    corpus: Corpus,
     recipe: Recipe,
     folder: Path,
     *,
     seed: int,
     progress: Callable[[int, float], None] | None = None,
 ) -> None:
-    """Train a model from nothing and save it as a stock Hugging Face folder.
+    """Train a model from nothing and save it as a stock Hugging Face folder, where its tokenizer is already.
 
-    Deterministic in `seed` and the demonstrations (one thread, float32). `progress(update, loss)` is called after
-    each update; the loss is in nats per reply token.
+    Deterministic in `seed` and the corpus (one thread, float32). `progress(update, loss)` is called after each
+    update; the loss is in nats per reply token.
     """
-    from transformers import AutoTokenizer
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    phrases = Phrases.build()
-    folder.mkdir(parents=True, exist_ok=True)
-    phrases.save(folder)
-    data = Dataset.build(demos, phrases, AutoTokenizer.from_pretrained(folder), thinks=recipe.thinks)
-    model = _network(recipe, len(phrases.words), [phrases.ids[a] for a in ACTIONS]).train()
-    embedding = FactoredEmbedding(phrases.parts, recipe.hidden_size)
+    model = _network(recipe, corpus).train()
+    embedding = FactoredEmbedding(corpus.parts, recipe.hidden_size)
     optimisers = _optimisers(model, embedding, recipe)
     schedules = [
         torch.optim.lr_scheduler.LambdaLR(o, lambda i: min(1.0, (i + 1) / 30) * max(0.0, 1 - i / recipe.num_updates))
@@ -174,9 +162,9 @@ def train(
     order = np.empty(0, dtype=np.int64)
     for update in range(recipe.num_updates):
         if len(order) < recipe.batch_size:
-            order = rng.permutation(len(data.ids))
+            order = rng.permutation(len(corpus))
         rows, order = order[: recipe.batch_size], order[recipe.batch_size :]
-        loss = _loss(model, embedding(), *data.batch(rows, phrases, rng))
+        loss = _loss(model, embedding(), *corpus.batch(rows, rng))
         for optimiser in optimisers:
             optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -187,7 +175,7 @@ def train(
             progress(update + 1, float(loss.detach()))
     with torch.no_grad():
         model.get_input_embeddings().weight.copy_(embedding())
-    _save(model.eval(), recipe, folder, seed=seed, num_demos=len(demos))
+    _save(model.eval(), recipe, folder, seed=seed, num_demos=len(corpus))
     torch.set_num_threads(threads)
 
 

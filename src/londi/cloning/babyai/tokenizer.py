@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from londi.cloning.demos import VERBS
+from londi.cloning.babyai.demos import VERBS
 from londi.envs.babyai import ACTIONS, place
 
 COLORS = ("blue", "green", "grey", "purple", "red", "yellow")
