@@ -10,7 +10,8 @@ import torch
 from londi.bench import score
 from londi.bench.base import row
 from londi.cli import main
-from londi.lms.scoring import CausalScorer, FullScorer, PrefixTree
+from londi.lms.scoring import CausalScorer, FullScorer
+from londi.lms.tree import PrefixTree
 
 SMALL = score.Sizes(batches=(1, 2), rounds=1, layers=1)
 

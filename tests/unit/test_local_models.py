@@ -296,6 +296,24 @@ def test_an_adapter_changes_the_model(tmp_path: Path) -> None:
         TransformersLM(where, local=LocalConfig(adapter="./nothing"))
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning", "ignore:Position ids are not supported")
+@pytest.mark.parametrize("mode", ["score", "generate"])
+def test_a_learned_prompt_is_not_parted_from_its_text(mode: Any, tmp_path: Path) -> None:
+    """Its virtual tokens stand before the padding, so that only prompts of one length may share a batch."""
+    where = folder(tmp_path / "model")
+    learned = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    adapted = peft.get_peft_model(LlamaForCausalLM.from_pretrained(where), learned)
+    torch.nn.init.normal_(next(weight for weight in adapted.parameters() if weight.requires_grad))
+    adapted.save_pretrained(tmp_path / "adapter")
+    local = LocalConfig(adapter=str(tmp_path / "adapter"))
+    lm = TransformersLM(where, mode=mode, max_new_tokens=4, local=local)
+    prompts = ["wall", "go left red ball", "red ball", "wall 1"]
+    for prompt, together in zip(prompts, lm.decide(prompts, CANDIDATES), strict=True):
+        (alone,) = lm.decide([prompt], CANDIDATES)
+        assert (alone.action, alone.thought) == (together.action, together.thought)
+        assert mode == "generate" or close(alone, together)
+
+
 def test_a_quantisation_there_is_not_is_refused(tmp_path: Path) -> None:
     where = folder(tmp_path)
     with pytest.raises(ConfigError, match=r"local\.quantization"):

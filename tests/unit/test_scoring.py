@@ -11,7 +11,8 @@ import torch
 import transformers as hf
 
 from londi.lms.prefix import SHORTEST, Prefix, PrefixStore
-from londi.lms.scoring import CausalScorer, FullScorer, PrefixTree, Seq2SeqScorer, scorer
+from londi.lms.scoring import CausalScorer, FullScorer, Seq2SeqScorer, scorer
+from londi.lms.tree import PrefixTree
 
 VOCABULARY, EOS, PAD = 60, 1, 0
 SIZES = {
@@ -244,7 +245,12 @@ def test_the_full_scorer_is_right_too(family: str, count: int) -> None:
     np.testing.assert_allclose(hidden[1], states[0, -1], atol=1e-4)
 
 
-SMALL = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_attention_heads": 4, "initializer_range": 0.3}
+SMALL: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "initializer_range": 0.3,
+}
 
 
 def unusual(name: str) -> Any:
@@ -253,13 +259,16 @@ def unusual(name: str) -> Any:
     if name == "gpt-neo":  # local layers see the last six columns, whatever the positions
         local = {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "num_heads": 4, "window_size": 6}
         return hf.GPTNeoForCausalLM(hf.GPTNeoConfig(vocab_size=VOCABULARY, hidden_size=32, **local)).eval()
+    if name == "rwkv":  # looks at no mask
+        sizes = {"hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 2}
+        return hf.RwkvForCausalLM(hf.RwkvConfig(vocab_size=VOCABULARY, **sizes)).eval()
     if name == "falcon":  # ALiBi is computed from a mask of two dimensions
         return hf.FalconForCausalLM(hf.FalconConfig(**SMALL, num_hidden_layers=2, alibi=True)).eval()
     sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.3}  # the first GPT has no cache
     return hf.OpenAIGPTLMHeadModel(hf.OpenAIGPTConfig(vocab_size=VOCABULARY, **sizes)).eval()
 
 
-@pytest.mark.parametrize("name", ["gpt-neo", "falcon", "gpt"])
+@pytest.mark.parametrize("name", ["gpt-neo", "falcon", "gpt", "rwkv"])
 def test_what_masks_and_positions_do_not_reach_is_read_in_full(name: str) -> None:
     rng = np.random.default_rng(0)
     model, prompts, candidates = unusual(name), words(rng, [20, 9, 33]), some_candidates(8, rng)
@@ -284,6 +293,36 @@ def test_an_encoder_decoder_with_windows() -> None:
         scores, _ = Seq2SeqScorer(model).score(prompts, candidates)
     expected = [[naive_seq2seq(model, prompt, candidate) for candidate in candidates] for prompt in prompts]
     np.testing.assert_allclose(scores.numpy(), expected, rtol=2e-4, atol=2e-4)
+
+
+def test_a_pass_holds_no_more_tokens_than_it_may() -> None:
+    """The full scorer's in sequences, and the softmax of the fast one."""
+    rng = np.random.default_rng(0)
+    model, prompts, candidates = causal("llama"), words(rng, [9, 3, 21]), some_candidates(8, rng)
+    sizes: list[tuple[int, ...]] = []
+    hook = model.register_forward_pre_hook(
+        lambda _, args, kept: sizes.append(tuple(kept["input_ids"].shape)), with_kwargs=True
+    )
+    with torch.inference_mode():
+        few, hidden = FullScorer(model, 60).score(prompts, candidates)
+        hook.remove()
+        assert max(rows * length for rows, length in sizes) <= 60
+        assert sum(rows for rows, _ in sizes) == 3 * 8
+        many, states = FullScorer(model).score(prompts, candidates)
+    np.testing.assert_allclose(few, many, rtol=1e-4, atol=1e-4)
+    assert hidden is not None
+    assert states is not None
+    np.testing.assert_allclose(hidden, states, rtol=1e-4, atol=1e-4)
+
+
+def test_a_softmax_is_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    prompts, tree = words(rng, [9, 3, 21]), PrefixTree.of(some_candidates(8, rng))
+    with torch.inference_mode():
+        whole, _ = CausalScorer(causal("llama")).score(prompts, tree)
+        monkeypatch.setattr("londi.lms.scoring._LOGITS", 1)
+        parts, _ = CausalScorer(causal("llama")).score(prompts, tree)
+    assert torch.equal(whole, parts)
 
 
 def test_each_architecture_gets_a_scorer_that_is_right_for_it() -> None:

@@ -21,7 +21,8 @@ from londi.lms.base import Decision, LanguageModel
 from londi.lms.builtin import load_builtin
 from londi.lms.flops import Architecture
 from londi.lms.prefix import PrefixStore
-from londi.lms.scoring import CausalScorer, FullScorer, PrefixTree, Seq2SeqScorer, pad
+from londi.lms.scoring import CausalScorer, FullScorer, Seq2SeqScorer, pad
+from londi.lms.tree import PrefixTree
 from londi.switchers import Query
 from londi.switchers.network import NETWORKS, NetworkShape, NetworkSwitcher
 from londi.usage import Usage

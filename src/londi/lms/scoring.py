@@ -11,8 +11,7 @@ reused prefix, K candidates, N nodes of the tree, V the vocabulary, d the width.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,55 +21,21 @@ from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from londi.lms.prefix import Prefix, PrefixStore
+from londi.lms.tree import PrefixTree
 
 _ROWS = 8
 """Rows of the decoder in one pass over candidates; with more prompts than that, a candidate a pass."""
+_LOGITS = 2**26
+"""Numbers in one softmax over the vocabulary: all prompts and nodes of a batch together could take many gigabytes."""
 Reused = tuple[Prefix, int]
 """A prompt that was read, and how many of its tokens begin the new one."""
 
 
-@dataclass(frozen=True, slots=True)
-class PrefixTree:
-    """What is to be read of K candidates: every proper prefix once, however many candidates begin with it."""
-
-    tokens: tuple[int, ...]
-    """(N,) the last token of each prefix."""
-    depth: tuple[int, ...]
-    """(N,) tokens before it in the candidate."""
-    ancestors: tuple[tuple[int, ...], ...]
-    """(N,) nodes that each node sees, itself included."""
-    first: tuple[int, ...]
-    """(K,) first token of each candidate."""
-    edges: tuple[tuple[int, int, int], ...]
-    """(candidate, node, token): what the candidate's log-probability is summed over, beside its first token."""
-
-    @classmethod
-    def of(cls, candidates: Sequence[Sequence[int]]) -> PrefixTree:
-        """Build the tree of candidates given as token ids, none of them empty."""
-        nodes: dict[tuple[int, ...], int] = {}
-        ancestors: list[tuple[int, ...]] = []
-        edges = []
-        for k, ids in enumerate(candidates):
-            above: tuple[int, ...] = ()
-            for end in range(1, len(ids)):
-                prefix = tuple(ids[:end])
-                if prefix not in nodes:
-                    nodes[prefix] = len(nodes)
-                    ancestors.append((*above, nodes[prefix]))
-                above = ancestors[nodes[prefix]]
-                edges.append((k, nodes[prefix], ids[end]))
-        tokens, depth = tuple(prefix[-1] for prefix in nodes), tuple(len(prefix) - 1 for prefix in nodes)
-        return cls(tokens, depth, tuple(ancestors), tuple(ids[0] for ids in candidates), tuple(edges))
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-
-def scorer(model: Any) -> CausalScorer | Seq2SeqScorer | FullScorer:
+def scorer(model: Any, max_tokens: int = 2**31) -> CausalScorer | Seq2SeqScorer | FullScorer:
     """Return the fastest way that is right for a model."""
     if model.config.is_encoder_decoder:
         return Seq2SeqScorer(model)
-    return CausalScorer(model) if CausalScorer.fits(model) else FullScorer(model)
+    return CausalScorer(model) if CausalScorer.fits(model) else FullScorer(model, max_tokens)
 
 
 class CausalScorer:
@@ -132,11 +97,9 @@ class CausalScorer:
                 logits_to_keep=1 + len(tree),
                 **cache_argument(self.model, cache),
             )
-        logits = out.logits[:, -1 - len(tree) :].float().log_softmax(-1)  # (B, 1 + N, V)
-        scores = logits[:, 0, list(tree.first)]
-        if tree.edges:
-            which, node, token = (torch.tensor(column, device=device) for column in zip(*tree.edges, strict=True))
-            scores = scores.index_add(1, which, logits[:, 1 + node, token])
+        logits = out.logits[:, -1 - len(tree) :]  # (B, 1 + N, V)
+        some = max(1, _LOGITS // (logits.shape[1] * logits.shape[2]))
+        scores = torch.cat([_summed(part, tree) for part in logits.split(some)])
         if store is not None and cache is not None:
             _keep(store, cache, prompts, known, past, valid.shape[1])
         return scores, None if seen.states is None else seen.states[:, -1 - len(tree)]
@@ -168,6 +131,16 @@ class CausalScorer:
     def _additive(self, seen: Tensor) -> Tensor:
         lowest = torch.finfo(self.model.dtype).min
         return torch.where(seen, 0.0, lowest).to(self.model.dtype)[:, None]
+
+
+def _summed(logits: Tensor, tree: PrefixTree) -> Tensor:
+    """Return (B, K) summed log-probabilities from what the model says at the end of the prompts and at the nodes."""
+    each = logits.float().log_softmax(-1)  # (B, 1 + N, V)
+    scores = each[:, 0, list(tree.first)]
+    if not tree.edges:
+        return scores
+    which, node, token = (torch.tensor(column, device=logits.device) for column in zip(*tree.edges, strict=True))
+    return scores.index_add(1, which, each[:, 1 + node, token])
 
 
 def _restored(reused: Sequence[Reused | None], past: int) -> Any:
@@ -206,32 +179,57 @@ def _keep(
 class FullScorer:
     """Scores every candidate by a full sequence, prompt and all: for models that nothing faster is right for.
 
-    What the fast scorers are measured and tested against.
+    What the fast scorers are measured and tested against. A pass holds at most `max_tokens`, or one sequence.
     """
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
+    def __init__(self, model: Any, max_tokens: int = 2**31) -> None:
+        self.model, self.max_tokens, self.alike = model, max_tokens, shows_padding(model)
         self._positions = "position_ids" in inspect.signature(model.forward).parameters
 
     def score(
         self, prompts: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]
     ) -> tuple[Tensor, Tensor | None]:
         """Return (B, K) summed log-probabilities and (B, d) hidden states at the end of the prompts."""
-        longest = max(map(len, candidates))
-        rows = [[*prompt, *answer] for prompt in prompts for answer in candidates]
-        ids, valid = pad(rows, self.model.device)
+        rows = [([*prompt, *answer], len(answer)) for prompt in prompts for answer in candidates]
+        found: dict[int, tuple[Tensor, Tensor | None]] = {}
+        for some in self._passes([len(ids) for ids, _ in rows]):
+            found |= zip(some, self._pass([rows[i] for i in some]), strict=True)
+        scores = torch.stack([found[i][0] for i in range(len(rows))]).view(len(prompts), len(candidates))
+        states = [found[i][1] for i in range(0, len(rows), len(candidates))]
+        return scores, None if states[0] is None else torch.stack([state for state in states if state is not None])
+
+    def _passes(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        some: list[int] = []
+        for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+            full = lengths[i] * (len(some) + 1) > self.max_tokens
+            if some and (full or (self.alike and lengths[i] != lengths[some[0]])):
+                yield some
+                some = []
+            some.append(i)
+        yield some
+
+    def _pass(self, rows: Sequence[tuple[list[int], int]]) -> list[tuple[Tensor, Tensor | None]]:
+        """Score sequences that end with answers of so many tokens; each with the state before its answer."""
+        longest = max(length for _, length in rows)
+        ids, valid = pad([own for own, _ in rows], self.model.device)
         more = {"position_ids": (valid.cumsum(1) - 1).clamp(min=0)} if self._positions else {}
         with _HeadInput(self.model) as seen:
             logits = self.model(
                 input_ids=ids, attention_mask=valid, use_cache=False, logits_to_keep=longest + 1, **more
             ).logits[:, -1 - longest :]
         each = logits[:, :-1].float().log_softmax(-1).gather(2, ids[:, -longest:, None])[..., 0]  # (B K, n)
-        lengths = torch.tensor([len(answer) for answer in candidates] * len(prompts), device=ids.device)
+        lengths = torch.tensor([length for _, length in rows], device=ids.device)
         own = torch.arange(longest, device=ids.device) >= longest - lengths[:, None]
-        scores = (each * own).sum(1).view(len(prompts), len(candidates))
-        if seen.states is None:
-            return scores, None
-        return scores, seen.states[:: len(candidates)][:, -1 - len(candidates[0])]
+        states = [None if seen.states is None else seen.states[row, -1 - n] for row, (_, n) in enumerate(rows)]
+        return list(zip((each * own).sum(1), states, strict=True))
+
+
+def shows_padding(model: Any) -> bool:
+    """Whether a model sees padding on the left: then only sequences of one length may share a pass.
+
+    The virtual tokens of a PEFT prompt stand before the padding, and RWKV looks at no mask.
+    """
+    return hasattr(model, "active_peft_config") or model.config.model_type == "rwkv"
 
 
 class Seq2SeqScorer:

@@ -27,6 +27,7 @@ try:
     from londi.lms import loading, scoring
     from londi.lms.meter import Meter
     from londi.lms.tokens import Tokens
+    from londi.lms.tree import PrefixTree
 except ImportError as error:
     raise MissingExtraError("transformers", "transformers") from error
 
@@ -85,8 +86,9 @@ class TransformersLM:
             context=self.context,
         )
         self.architecture = Architecture.of(self.model)
-        self.scorer = scoring.scorer(self.model)
+        self.scorer = scoring.scorer(self.model, self.local.max_batch_tokens)
         eos = self.model.generation_config.eos_token_id
+        self._alike = scoring.shows_padding(self.model)
         self._end = int((eos if isinstance(eos, int) else eos[0]) if eos is not None else self.tokenizer.pad_token_id)
 
     @property
@@ -127,10 +129,10 @@ class TransformersLM:
         longest = 0 if candidates is None else max(map(len, self.tokens.candidates(candidates, self._end)))
         return max(longest, self.max_new_tokens) if generates else longest
 
-    def _read(self, answers: Sequence[Sequence[int]], tree: scoring.PrefixTree | None = None) -> int:
+    def _read(self, answers: Sequence[Sequence[int]], tree: PrefixTree | None = None) -> int:
         """Tokens read beyond the prompt to score these answers."""
         if isinstance(self.scorer, scoring.CausalScorer):
-            return len(scoring.PrefixTree.of(answers) if tree is None else tree)
+            return len(PrefixTree.of(answers) if tree is None else tree)
         return sum(map(len, answers))
 
     def _batches(self, lengths: Sequence[int], room: int) -> Iterator[list[int]]:
@@ -141,7 +143,8 @@ class TransformersLM:
             size = lengths[i] + room
             padded = size * (len(batch) + 1)
             full = len(batch) >= self.max_batch or padded > self.local.max_batch_tokens
-            if batch and (full or padded > _PADDING * (total + size) + 256):
+            other = self._alike and bool(batch) and lengths[i] != lengths[batch[0]]
+            if batch and (full or other or padded > _PADDING * (total + size) + 256):
                 yield batch
                 batch, total = [], 0
             batch.append(i)
@@ -153,7 +156,7 @@ class TransformersLM:
         """Score the candidates; where a reply was generated first, after the very prompts that it answered."""
         answers = self.tokens.candidates(candidates, self._end)
         rows = self.tokens.prompts(prompts, self._room(candidates, generates))
-        tree = scoring.PrefixTree.of(answers)
+        tree = PrefixTree.of(answers)
         store = self.loaded.store if isinstance(self.scorer, scoring.CausalScorer) else None
         read, reused = self._read(answers, tree), [None if store is None else store.find(ids) for ids in rows]
         new = [len(ids) - (found[1] if found else 0) for ids, found in zip(rows, reused, strict=True)]
