@@ -17,6 +17,9 @@ from londi.config import LocalConfig
 from londi.errors import ConfigError, MissingExtraError, ModelError
 from londi.lms.prefix import PrefixStore
 
+_WHERE = {"revision", "code_revision", "subfolder", "trust_remote_code", "token", "cache_dir", "local_files_only"}
+"""Arguments of `from_pretrained` that config and tokenizer need as well as the weights."""
+
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
@@ -57,8 +60,9 @@ def _load(model: str, device: str, dtype: str, local: LocalConfig) -> tuple[Any,
         raise ConfigError(
             f"there is no device '{device}' on this machine: take 'cpu', or what torch can use"
         ) from error
-    source = _source(model)
+    source = _source(model, local.load.get("subfolder", ""))
     options: dict[str, Any] = {"dtype": dtype, **local.load}
+    where = {key: value for key, value in local.load.items() if key in _WHERE}
     if local.device_map:
         _need("accelerate")
         options["device_map"] = local.device_map
@@ -66,7 +70,7 @@ def _load(model: str, device: str, dtype: str, local: LocalConfig) -> tuple[Any,
         options["quantization_config"] = _quantization(local.quantization)
     try:
         with quiet():
-            config = transformers.AutoConfig.from_pretrained(source)
+            config = transformers.AutoConfig.from_pretrained(source, **where)
             auto: Any = transformers.AutoModelForCausalLM
             if config.is_encoder_decoder:
                 auto = transformers.AutoModelForSeq2SeqLM
@@ -75,7 +79,7 @@ def _load(model: str, device: str, dtype: str, local: LocalConfig) -> tuple[Any,
                 network = _adapted(network, local.adapter)
             if not local.device_map and not local.quantization:
                 network = network.to(device)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **where)
     except (OSError, ValueError, RuntimeError, TypeError, ImportError) as error:
         raise ModelError(f"can't load '{model}': {_first_line(error)}") from error
     if tokenizer.pad_token_id is None:
@@ -83,10 +87,10 @@ def _load(model: str, device: str, dtype: str, local: LocalConfig) -> tuple[Any,
     return network.eval(), tokenizer
 
 
-def _source(model: str) -> str:
+def _source(model: str, subfolder: str) -> str:
     folder = Path(model).expanduser()
     looks_local = folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1
-    if looks_local and not (folder / "config.json").is_file():
+    if looks_local and not (folder / subfolder / "config.json").is_file():
         raise ModelError(f"no model folder at {model} (a Hugging Face folder holds config.json)")
     return str(folder) if folder.is_dir() else model
 
