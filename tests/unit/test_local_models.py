@@ -1,164 +1,30 @@
-"""Hugging Face folders as users have them: chat templates, special tokens, short contexts, adapters, shared weights."""
+"""Hugging Face folders as users have them: prefixes, batches, replies, adapters, shared weights."""
 
 from __future__ import annotations
 
 import itertools
 import sys
-import warnings
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import peft
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
+import transformers
+from folders import CANDIDATES, WORDS, close, folder, read, tokenizer
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GenerationConfig, LlamaForCausalLM
 
 from londi import lms
 from londi.config import LocalConfig, ModelConfig
 from londi.errors import ConfigError, MissingExtraError, ModelError
 from londi.lms import loading
-from londi.lms.base import Decision, split_thought
 from londi.lms.flops import Architecture
 from londi.lms.prefix import SHORTEST
 from londi.lms.scoring import CausalScorer, scorer
-from londi.lms.tokens import Tokens
 from londi.lms.transformers import TransformersLM
-from londi.prompt import Prompt, PromptTemplate
-
-WORDS = (
-    *("<pad>", "<unk>", "<s>", "</s>", "user", "system", "assistant", "end", "goal", "last", "none", "obs", "act"),
-    *("think", ":", "go", "left", "right", "wall", "ball", "red", ",", *map(str, range(99))),
-)
-CHAT = (
-    "<s>{% for m in messages %}{{ m.role }} : {{ m.content }} end {% endfor %}"
-    "{% if think is defined %}think {{ think }} {% endif %}{% if add_generation_prompt %}assistant : {% endif %}"
-)
-CANDIDATES = ("go left", "go right", "left")
-
-
-def tokenizer(chat: bool = False, bos: bool = False) -> Any:
-    made = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
-    made.pre_tokenizer = Whitespace()
-    made.add_special_tokens(["<pad>", "<s>", "</s>"])
-    if bos:
-        made.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", WORDS.index("<s>"))])
-    found = PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="<pad>", unk_token="<unk>", eos_token="</s>", bos_token="<s>"
-    )
-    if chat:
-        found.chat_template = CHAT
-    return found
-
-
-def close(one: Decision, other: Decision) -> bool:
-    assert one.logprobs is not None
-    assert other.logprobs is not None
-    return np.allclose(one.logprobs, other.logprobs, atol=1e-4)
-
-
-def read(ids: list[int]) -> str:
-    return " ".join(WORDS[i] for i in ids)
-
-
-def folder(where: Path, context: int = 128, **options: Any) -> str:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(WORDS),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=context,
-        initializer_range=0.3,
-        bos_token_id=2,
-        eos_token_id=3,
-        pad_token_id=0,
-    )
-    LlamaForCausalLM(config).save_pretrained(where)
-    tokenizer(**options).save_pretrained(where)
-    return str(where)
-
-
-# Tokens ---------------------------------------------------------------------------------------------------------------
-
-
-def test_a_prompt_gets_its_special_tokens_once() -> None:
-    assert read(Tokens(tokenizer(), "m").prompts(["go left"], 0)[0]) == "go left"
-    assert read(Tokens(tokenizer(bos=True), "m").prompts(["go left"], 0)[0]) == "<s> go left"
-    chat = Tokens(tokenizer(chat=True, bos=True), "m")
-    assert read(chat.prompts(["go left"], 0)[0]) == "<s> user : go left end assistant :"
-
-
-def test_a_chat_template_is_used_as_told() -> None:
-    never = Tokens(tokenizer(chat=True), "m", chat="never")
-    assert read(never.prompts(["go left"], 0)[0]) == "go left"
-    told = Tokens(tokenizer(chat=True), "m", system="obs", template={"think": "none"})
-    assert read(told.prompts(["go"], 0)[0]) == "<s> system : obs end user : go end think none assistant :"
-    with pytest.raises(ConfigError, match="no chat template"):
-        Tokens(tokenizer(), "m", chat="always")
-    with pytest.raises(ConfigError, match=r"env\.prompt\.instructions"):
-        Tokens(tokenizer(), "m", system="obs")
-
-
-def test_candidates_follow_the_prompt_without_special_tokens() -> None:
-    for made in (tokenizer(), tokenizer(bos=True), tokenizer(chat=True, bos=True)):
-        assert [read(ids) for ids in Tokens(made, "m").candidates(CANDIDATES, 3)] == list(CANDIDATES)
-    assert read(Tokens(tokenizer(), "m").candidates(("go", "go left"), 3)[0]) == "go </s>"
-
-
-class Marking:
-    """A tokenizer that marks the first word of a text, as those of Llama 2 do."""
-
-    def __call__(self, text: Any, add_special_tokens: bool = True) -> Any:
-        words = enumerate(text.replace(":", ": ").split())
-        return SimpleNamespace(input_ids=[hash(word) if i else -hash(word) for i, word in words])
-
-
-def test_candidates_are_split_as_they_are_after_a_prompt() -> None:
-    assert Tokens(Marking(), "m").candidates(("go left",), 0) == [[hash("go"), hash("left")]]
-
-
-def long_prompt(turns: int = 6) -> Prompt:
-    template = PromptTemplate(layout="transcript")
-    return template.render("ball", [f"wall {i}" for i in range(turns)], ["go left"] * (turns - 1))
-
-
-def test_what_is_too_long_loses_its_oldest_observations_and_says_so_once() -> None:
-    whole = read(Tokens(tokenizer(), "m").prompts([long_prompt()], 0)[0])
-    tokens = Tokens(tokenizer(), "m", context=len(whole.split()) - 1 + 4)
-    with pytest.warns(UserWarning, match="oldest observations \\(here 1\\)"):
-        (ids,) = tokens.prompts([long_prompt()], 4)
-    assert read(ids) == whole.replace("obs : wall 0 act : go left ", "")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert tokens.prompts([long_prompt()], 4) == [ids]
-    last = Tokens(tokenizer(), "m", context=10)
-    with pytest.warns(UserWarning, match="here 5"):
-        assert read(last.prompts([long_prompt()], 0)[0]) == "goal : ball obs : wall 5 act :"
-
-
-def test_what_can_not_be_shortened_is_refused() -> None:
-    for prompt in (str(long_prompt()), long_prompt(1)):
-        with pytest.raises(ModelError, match="show fewer observations"):
-            Tokens(tokenizer(), "m", context=8).prompts([prompt], 0)
-
-
-def test_a_thought_is_split_off() -> None:
-    assert split_thought("go left") == ("", "go left")
-    assert split_thought("<think>\nthe ball\n</think>\n\ngo left") == ("the ball", "go left")
-    assert split_thought("<think> I could go left, or") == ("I could go left, or", ""), "cut off"
-    assert split_thought("the ball </think>go left") == ("the ball", "go left")
-
-
-# Models ---------------------------------------------------------------------------------------------------------------
+from londi.prompt import PromptTemplate
 
 
 def test_a_transcript_is_read_once(tmp_path: Path) -> None:
@@ -320,3 +186,57 @@ def test_a_quantisation_there_is_not_is_refused(tmp_path: Path) -> None:
         TransformersLM(where, local=LocalConfig(quantization={"load_in_3bit": True, "quant_method": "nothing"}))
     with pytest.raises((ConfigError, ModelError)):
         TransformersLM(where, local=LocalConfig(load={"no_such_argument": 1}))
+
+
+# Where the weights lie, and what they give --------------------------------------------------------------------------
+
+
+def test_config_and_tokenizer_come_from_where_the_weights_do(tmp_path: Path) -> None:
+    folder(tmp_path / "inner")
+    loaded = lms.load(ModelConfig(str(tmp_path), local=LocalConfig(load={"subfolder": "inner"})))
+    assert loaded.decide(["wall"], CANDIDATES)[0].action in CANDIDATES
+    with pytest.raises(ModelError, match="no model folder"):
+        TransformersLM(str(tmp_path), local=LocalConfig(load={"subfolder": "outer"}))
+
+
+def test_every_part_is_loaded_at_the_revision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    where, asked = folder(tmp_path), set[tuple[str, str]]()
+    for auto in ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer"):
+        honest = getattr(transformers, auto).from_pretrained
+
+        def watched(source: str, auto: str = auto, honest: Any = honest, **options: Any) -> Any:
+            asked.add((auto, options.get("revision", "")))
+            return honest(source, **options)
+
+        monkeypatch.setattr(getattr(transformers, auto), "from_pretrained", watched)
+    TransformersLM(where, local=LocalConfig(load={"revision": "v2", "attn_implementation": "eager"}))
+    assert asked == {("AutoConfig", "v2"), ("AutoModelForCausalLM", "v2"), ("AutoTokenizer", "v2")}
+
+
+def test_numbers_that_are_none_are_an_error(tmp_path: Path) -> None:
+    lm = TransformersLM(folder(tmp_path))
+    torch.nn.init.constant_(lm.model.model.norm.weight, float("nan"))
+    with pytest.raises(ModelError, match="no numbers"):
+        lm.decide(["wall"], CANDIDATES)
+
+
+def test_a_thought_that_the_template_opened_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut off within it, the reply names no action, whatever it mentions."""
+    made = folder(tmp_path, chat=True)
+    lm = TransformersLM(made, mode="generate", max_new_tokens=3)
+    ids = torch.tensor([tokenizer()("go left ,").input_ids])
+    monkeypatch.setattr(lm.model, "generate", lambda input_ids, **_: torch.cat([input_ids, ids], 1))
+    (said,) = lm.decide(["wall"], CANDIDATES)
+    assert (said.action, said.logprobs) == ("go left", None)
+    monkeypatch.setattr(lm.tokens, "thinks", lambda ids: True)
+    (thought,) = lm.decide(["wall"], CANDIDATES)
+    assert thought.logprobs is not None, "the candidates are scored instead"
+    assert thought.thought == "go left ,"
+
+
+def test_replies_are_greedy_whatever_the_folder_asks_for(tmp_path: Path) -> None:
+    made = folder(tmp_path)
+    (greedy,) = TransformersLM(made, mode="generate", max_new_tokens=6).decide(["wall red"])
+    GenerationConfig(num_beams=4, do_sample=True, temperature=0.7, eos_token_id=3, pad_token_id=0).save_pretrained(made)
+    (told,) = TransformersLM(made, mode="generate", max_new_tokens=6).decide(["wall red"])
+    assert (told.action, told.usage.flops) == (greedy.action, greedy.usage.flops)

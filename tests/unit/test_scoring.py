@@ -260,8 +260,8 @@ def unusual(name: str) -> Any:
         local = {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "num_heads": 4, "window_size": 6}
         return hf.GPTNeoForCausalLM(hf.GPTNeoConfig(vocab_size=VOCABULARY, hidden_size=32, **local)).eval()
     if name == "rwkv":  # looks at no mask
-        sizes = {"hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 2}
-        return hf.RwkvForCausalLM(hf.RwkvConfig(vocab_size=VOCABULARY, **sizes)).eval()
+        config = hf.RwkvConfig(vocab_size=VOCABULARY, hidden_size=32, attention_hidden_size=32, num_hidden_layers=2)
+        return hf.RwkvForCausalLM(config).eval()
     if name == "falcon":  # ALiBi is computed from a mask of two dimensions
         return hf.FalconForCausalLM(hf.FalconConfig(**SMALL, num_hidden_layers=2, alibi=True)).eval()
     sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.3}  # the first GPT has no cache

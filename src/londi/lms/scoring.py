@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from londi.errors import ModelError
 from londi.lms.prefix import Prefix, PrefixStore
 from londi.lms.tree import PrefixTree
 
@@ -237,15 +238,14 @@ class Seq2SeqScorer:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        eos = model.config.eos_token_id
-        self.end = int(eos if isinstance(eos, int) else eos[0])
+        self.start, self.end = special(model, "decoder_start_token_id"), special(model, "eos_token_id")
 
     def score(self, prompts: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Return (B, K) summed log-probabilities and (B, d) encoder states, averaged over the prompt."""
         device, batch = self.model.device, len(prompts)
         ids, mask = pad(prompts, device, left=False)
         memory = self.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, S, d)
-        start = torch.full((batch, 1), self.model.config.decoder_start_token_id, device=device)
+        start = torch.full((batch, 1), self.start, device=device)
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         shared = cache_argument(self.model, cache) | {"use_cache": True}
         out = self.model(
@@ -302,6 +302,15 @@ def pad(rows: Sequence[Sequence[int]], device: Any, left: bool = True) -> tuple[
         place = slice(longest - len(own), longest) if left else slice(len(own))
         ids[row, place], valid[row, place] = own, 1
     return torch.from_numpy(ids).to(device), torch.from_numpy(valid).to(device)
+
+
+def special(model: Any, name: str) -> int:
+    """Return a special token of an encoder-decoder; raises `ModelError` where the model names none."""
+    for config in (model.config, model.generation_config):
+        found = getattr(config, name, None)
+        if found is not None:
+            return int(found if isinstance(found, int) else found[0])
+    raise ModelError(f"{model.config.name_or_path or 'the model'} has no {name} (config.json)")
 
 
 def cache_argument(model: Any, cache: Any) -> dict[str, Any]:

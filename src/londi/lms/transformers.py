@@ -84,12 +84,14 @@ class TransformersLM:
             template=self.local.chat_template,
             system=system,
             context=self.context,
+            start=scoring.special(self.model, "decoder_start_token_id") if self.seq2seq else None,
         )
         self.architecture = Architecture.of(self.model)
         self.scorer = scoring.scorer(self.model, self.local.max_batch_tokens)
-        eos = self.model.generation_config.eos_token_id
         self._alike = scoring.shows_padding(self.model)
-        self._end = int((eos if isinstance(eos, int) else eos[0]) if eos is not None else self.tokenizer.pad_token_id)
+        eos = self.model.generation_config.eos_token_id
+        self._ends: list[int] = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+        self._end = self.tokens.end(self._ends)
 
     @property
     def num_parameters(self) -> int:
@@ -169,6 +171,11 @@ class TransformersLM:
                 else:
                     scores, states = self.scorer.score(own, answers)
                 logprobs = log_softmax(scores.double().cpu().numpy())
+                if np.isnan(logprobs).any():
+                    raise ModelError(
+                        f"{self.name} gives no numbers (NaN) in {self.model.dtype}: float16 is too narrow for many "
+                        "models, bfloat16 and float32 are not"
+                    )
                 hidden = None if states is None else states.float().cpu().numpy()
             for row, i in enumerate(batch):
                 flops = self._flops_of_scoring(len(rows[i]), len(rows[i]) - new[i], answers, read)
@@ -194,15 +201,16 @@ class TransformersLM:
                     attention_mask=valid,
                     max_new_tokens=self.max_new_tokens,
                     do_sample=False,
+                    num_beams=1,
                     pad_token_id=self.tokenizer.pad_token_id,
                 )
                 new = out[:, 1:] if self.seq2seq else out[:, ids.shape[1] :]
                 texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
-            counts = _reply_lengths(new, self.model.generation_config.eos_token_id)
+            counts = _reply_lengths(new, self._ends)
             for i, text, count in zip(batch, texts, counts, strict=True):
                 flops = self.architecture.generating(len(rows[i]), count)
                 usage = Usage(len(rows[i]), 0, count, flops) + meter.share(len(batch))
-                decisions[i] = _decision(text, candidates, usage)
+                decisions[i] = _decision("<think>" * self.tokens.thinks(rows[i]) + text, candidates, usage)
         found = [decisions[i] for i in range(len(prompts))]
         if candidates is not None:
             self._repair(prompts, candidates, found)
@@ -229,8 +237,8 @@ def _decision(text: str, candidates: Sequence[str] | None, usage: Usage) -> Deci
     return Decision(action or "", usage, None, thought)
 
 
-def _reply_lengths(new: Tensor, eos: int | list[int] | None) -> list[int]:
+def _reply_lengths(new: Tensor, ends: Sequence[int]) -> list[int]:
     """Return the number of tokens of each row up to and with its first end-of-text token; `new` is (B, n)."""
-    ends = torch.isin(new, torch.tensor([] if eos is None else eos, device=new.device, dtype=new.dtype))
-    lengths = np.where(ends.any(1).cpu(), ends.int().argmax(1).cpu() + 1, new.shape[1])
+    ended = torch.isin(new, torch.tensor(ends, device=new.device, dtype=new.dtype))
+    lengths = np.where(ended.any(1).cpu(), ended.int().argmax(1).cpu() + 1, new.shape[1])
     return [max(1, int(n)) for n in lengths]
