@@ -219,13 +219,29 @@ def test_the_store_forgets_what_was_not_used_for_longest() -> None:
     store.add(prefix(*kept[2]))
     assert [store.find([*ids, 1]) is not None for ids in kept] == [True, False, True]
     assert store.used == 2 * room
-    store.add(prefix(*kept[0], 1))
+    store.add(prefix(*kept[0], 1), store.find([*kept[0], 1]))
     assert (len(store), store.used) == (1, room + 8), "it continues the first, for which the third has to go"
     store.add(prefix(*range(1000, 1000 + 3 * SHORTEST)))
     assert len(store) == 1, "larger than the store"
     store.add(prefix(1, 2, 3))
     assert len(store) == 1, "short ones are read anew"
     assert store.find([1, 2, 3, 4]) is None
+
+
+def test_a_prompt_with_a_tail_of_its_own_is_replaced_too() -> None:
+    """A chat template writes the same after each prompt; what branches off earlier is another episode."""
+    room, first = 8 * 300, list(range(100))
+    store = PrefixStore(room)
+    for step in range(4):
+        ids = [*first, *range(200, 200 + step), 7, 8, 9]
+        found = store.find(ids)
+        assert (found[1] if found else 0) == (100 + step - 1 if step else 0)
+        store.add(prefix(*ids), found)
+        assert (len(store), store.used) == (1, 8 * len(ids))
+    other = [*first[:70], 5, 6]
+    store.add(prefix(*other), store.find(other))
+    store.add(prefix(*other), None)
+    assert (len(store), store.used) == (2, 8 * (106 + 72)), "and the same prompt is kept once"
 
 
 # Where nothing faster is right ----------------------------------------------------------------------------------------

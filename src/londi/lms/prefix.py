@@ -12,6 +12,8 @@ from torch import Tensor
 
 SHORTEST = 64
 """Tokens below which reading anew costs less than keeping."""
+_TAIL = 16
+"""Tokens that a chat template writes after a prompt, and that the next prompt therefore does not continue, at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +36,7 @@ class PrefixStore:
 
     def __init__(self, capacity: int) -> None:
         self.capacity, self.used = capacity, 0
-        self._kept: OrderedDict[int, Prefix] = OrderedDict()
+        self._kept: OrderedDict[bytes, Prefix] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -46,31 +48,31 @@ class PrefixStore:
         """
         new = np.asarray(ids)[:-1]
         best, same = None, SHORTEST - 1
-        for number, prefix in self._kept.items():
+        for key, prefix in reversed(self._kept.items()):  # an episode's latest prompt is among the last
             length = min(len(new), len(prefix.ids))
-            if length > same:
+            if length > same and prefix.ids[same] == new[same]:  # or it can't have more in common
                 differ = np.flatnonzero(new[:length] != prefix.ids[:length])
                 common = int(differ[0]) if len(differ) else length
                 if common > same:
-                    best, same = number, common
+                    best, same = key, common
         if best is None:
             return None
         self._kept.move_to_end(best)
         return self._kept[best], same
 
-    def add(self, prefix: Prefix) -> None:
-        """Keep a prompt; what it continues is dropped."""
-        size, length = prefix.num_bytes, len(prefix.ids)
-        if length < SHORTEST or size > self.capacity:
+    def add(self, prefix: Prefix, after: tuple[Prefix, int] | None = None) -> None:
+        """Keep a prompt, in the place of the one it was read `after` if it continues that, a chat's tail aside."""
+        size = prefix.num_bytes
+        if len(prefix.ids) < SHORTEST or size > self.capacity:
             return
-        within = [
-            number
-            for number, old in self._kept.items()
-            if len(old.ids) <= length and np.array_equal(old.ids, prefix.ids[: len(old.ids)])
-        ]
-        for number in within:
-            self.used -= self._kept.pop(number).num_bytes
+        self._drop(prefix.ids)
+        if after is not None and after[1] >= len(after[0].ids) - _TAIL:
+            self._drop(after[0].ids)
         while self.used + size > self.capacity:
             self.used -= self._kept.popitem(last=False)[1].num_bytes
-        self._kept[id(prefix)] = prefix
+        self._kept[prefix.ids.tobytes()] = prefix
         self.used += size
+
+    def _drop(self, ids: NDArray[np.int64]) -> None:
+        old = self._kept.pop(ids.tobytes(), None)
+        self.used -= 0 if old is None else old.num_bytes

@@ -102,7 +102,7 @@ class CausalScorer:
         some = max(1, _LOGITS // (logits.shape[1] * logits.shape[2]))
         scores = torch.cat([_summed(part, tree) for part in logits.split(some)])
         if store is not None and cache is not None:
-            _keep(store, cache, prompts, known, past, valid.shape[1])
+            _keep(store, cache, prompts, reused, past, valid.shape[1])
         return scores, None if seen.states is None else seen.states[:, -1 - len(tree)]
 
     def _masks(self, before: Tensor, past: int, valid: Tensor, positions: Tensor, tree: PrefixTree) -> Any:
@@ -164,17 +164,23 @@ def _restored(reused: Sequence[Reused | None], past: int) -> Any:
 
 
 def _keep(
-    store: PrefixStore, cache: Any, prompts: Sequence[Sequence[int]], known: Sequence[int], past: int, new: int
+    store: PrefixStore,
+    cache: Any,
+    prompts: Sequence[Sequence[int]],
+    reused: Sequence[Reused | None],
+    past: int,
+    new: int,
 ) -> None:
     """Put the prompts' keys and values, without padding and candidates, into the store."""
-    for row, (ids, reused) in enumerate(zip(prompts, known, strict=True)):
-        columns = [slice(past - reused, past), slice(past + new - (len(ids) - reused), past + new)]
+    for row, (ids, found) in enumerate(zip(prompts, reused, strict=True)):
+        known = 0 if found is None else found[1]
+        columns = [slice(past - known, past), slice(past + new - (len(ids) - known), past + new)]
 
         def part(kept: Tensor, row: int = row, columns: list[slice] = columns) -> Tensor:
             return torch.cat([kept[row, :, some] for some in columns], 1)
 
         layers = tuple((part(layer.keys), part(layer.values)) for layer in cache.layers)
-        store.add(Prefix(np.asarray(ids, np.int64), layers))
+        store.add(Prefix(np.asarray(ids, np.int64), layers), found)
 
 
 class FullScorer:
