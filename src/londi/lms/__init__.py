@@ -7,7 +7,7 @@ import inspect
 from typing import Any
 
 from londi.config import ModelConfig
-from londi.errors import ModelError
+from londi.errors import ConfigError, ModelError
 from londi.lms.base import Decision, LanguageModel
 from londi.lms.cache import CachedLM
 from londi.lms.scripted import ScriptedLM
@@ -24,9 +24,10 @@ def load_pair(quick: ModelConfig, deepthink: ModelConfig) -> tuple[LanguageModel
 def load(config: ModelConfig, beside: LanguageModel | None = None) -> LanguageModel:
     """Load the language model that a config names; raises `ModelError` where there is none.
 
-    Weights that `beside` has already are shared.
+    Weights that `beside` has already are shared. Raises `ConfigError` for settings that such a model has no use for.
     """
     kind, _, rest = config.model.partition(":")
+    _check(config, kind)
     options: dict[str, Any] = {"mode": config.mode, "max_new_tokens": config.max_new_tokens, "device": config.device}
     options |= {"dtype": config.dtype, "max_batch": config.max_batch, "system": config.system, "local": config.local}
     if kind == "builtin":
@@ -42,6 +43,19 @@ def load(config: ModelConfig, beside: LanguageModel | None = None) -> LanguageMo
     from londi.lms.transformers import TransformersLM
 
     return TransformersLM(config.model, beside=beside, **options)
+
+
+_LOCAL = ("mode", "device", "dtype", "max_batch", "local")
+_UNUSED = {"openai": _LOCAL, "python": (*_LOCAL, "max_new_tokens", "system", "server")}
+"""Settings that mean nothing to a kind of model; to all others, which run here, that is `server`."""
+
+
+def _check(config: ModelConfig, kind: str) -> None:
+    default = ModelConfig(config.model)
+    for name in _UNUSED.get(kind, ("server",)):
+        if getattr(config, name) != getattr(default, name):
+            instead = ": it has server.choose instead" if (kind, name) == ("openai", "mode") else ""
+            raise ConfigError(f"'{config.model}' has no use for the setting '{name}'{instead}")
 
 
 def _load_python(where: str) -> LanguageModel:

@@ -30,20 +30,27 @@ class ScriptedLM:
         return [self._decide(prompt, candidates) for prompt in prompts]
 
     def worst_case(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Usage]:
-        """Return what each answer costs: a script's are known."""
-        return [decision.usage for decision in self.decide(prompts, candidates)]
+        """Return the most each answer can cost; the script is asked only where it may answer anything."""
+        if candidates is None:
+            return [decision.usage for decision in self.decide(prompts)]
+        longest = max(candidates, key=lambda candidate: len(candidate.split()), default="")
+        return [self._usage(prompt, longest) for prompt in prompts]
 
     def _decide(self, prompt: str, candidates: Sequence[str] | None) -> Decision:
         answer = self.script(prompt)
         table = {answer: 1.0} if isinstance(answer, str) else dict(answer)
+        if not table:
+            raise ModelError(f"{self.name} answered with an empty table of probabilities")
         action = max(table, key=lambda name: table[name])
         if candidates is not None and action not in candidates:
             raise ModelError(f"{self.name} answered '{action}', which is none of {', '.join(candidates)}")
-        words = len(prompt.split())
-        spoken = max(1, len(action.split()))
-        usage = Usage(words, 0, spoken, self.flops_per_token * (words + spoken), self.seconds)
+        usage = self._usage(prompt, action)
         if candidates is None:
             return Decision(action, usage)
         probabilities = np.array([table.get(name, 0.0) for name in candidates])
         logprobs = np.log(np.maximum(probabilities / probabilities.sum(), 1e-9))
         return Decision(action, usage, tuple(logprobs.tolist()))
+
+    def _usage(self, prompt: str, action: str) -> Usage:
+        words, spoken = len(prompt.split()), max(1, len(action.split()))
+        return Usage(words, 0, spoken, self.flops_per_token * (words + spoken), self.seconds)
