@@ -29,9 +29,10 @@ class Prompt(str):
     def __getnewargs__(self) -> tuple[str, str, tuple[str, ...], str]:  # type: ignore[override]
         return self.instructions, self.head, self.turns, self.end
 
-    def without_oldest(self) -> Prompt | None:
-        """Return the prompt without its oldest turn; None where only the present one is left."""
-        return Prompt(self.instructions, self.head, self.turns[1:], self.end) if len(self.turns) > 1 else None
+    def without_oldest(self, count: int = 1) -> Prompt | None:
+        """Return the prompt without its oldest turns; None where not even the present one would be left."""
+        left = self.turns[count:]
+        return Prompt(self.instructions, self.head, left, self.end) if left else None
 
 
 @dataclass(frozen=True)

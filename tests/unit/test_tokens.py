@@ -71,6 +71,16 @@ def test_what_is_too_long_loses_its_oldest_observations_and_says_so_once() -> No
         assert read(last.prompts([long_prompt()], 0)[0]) == "goal : ball obs : wall 5 act :"
 
 
+@pytest.mark.parametrize("context", range(12, 60, 7))
+def test_no_more_is_left_out_than_has_to_be(context: int) -> None:
+    tokens = Tokens(tokenizer(), "m", context=context)
+    shown = [long_prompt(40).without_oldest(count) for count in range(1, 40)]
+    with pytest.warns(UserWarning, match="oldest observations"):
+        found = read(tokens.prompts([long_prompt(40)], 0)[0])
+    texts = [read(tokens._encode([prompt])[0]) for prompt in shown if prompt]
+    assert found == next(text for text in texts if len(text.split()) <= context)
+
+
 def test_what_can_not_be_shortened_is_refused() -> None:
     for prompt in (str(long_prompt()), long_prompt(1)):
         with pytest.raises(ModelError, match="show fewer observations"):

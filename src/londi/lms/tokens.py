@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -106,20 +107,23 @@ class Tokens:
 
     def _shortened(self, prompt: str, length: int, room: int) -> list[int]:
         assert self.context is not None
-        shorter = prompt
-        while isinstance(shorter, Prompt):
-            less = shorter.without_oldest()
-            if less is None:
-                break
-            shorter = less
-            ids = self._encode([shorter])[0]
-            if len(ids) + room <= self.context:
-                self._warn(len(prompt.turns) - len(shorter.turns) if isinstance(prompt, Prompt) else 0)
-                return ids
+        most = self.context - room
+        if isinstance(prompt, Prompt):
+            counts = range(1, len(prompt.turns))
+            # the fewest that have to go, found in a logarithm of tries
+            at = bisect_left(counts, True, key=lambda count: len(self._without(prompt, count)) <= most)
+            if at < len(counts):
+                self._warn(counts[at])
+                return self._without(prompt, counts[at])
         raise ModelError(
             f"a prompt of {length + room} tokens, answer included, does not fit the context of {self.name} "
             f"({self.context}): show fewer observations or actions (env.prompt)"
         )
+
+    def _without(self, prompt: Prompt, count: int) -> list[int]:
+        shorter = prompt.without_oldest(count)
+        assert shorter is not None
+        return self._encode([shorter])[0]
 
     def _warn(self, dropped: int) -> None:
         if not self._warned:
