@@ -235,8 +235,9 @@ def test_a_thought_that_the_template_opened_is_no_answer(tmp_path: Path, monkeyp
 
 
 def test_replies_are_greedy_whatever_the_folder_asks_for(tmp_path: Path) -> None:
-    made = folder(tmp_path)
-    (greedy,) = TransformersLM(made, mode="generate", max_new_tokens=6).decide(["wall red"])
-    GenerationConfig(num_beams=4, do_sample=True, temperature=0.7, eos_token_id=3, pad_token_id=0).save_pretrained(made)
-    (told,) = TransformersLM(made, mode="generate", max_new_tokens=6).decide(["wall red"])
-    assert (told.action, told.usage.flops) == (greedy.action, greedy.usage.flops)
+    made, prompts = folder(tmp_path), ["wall red", "ball", "go left 1 2 3"]
+    greedy = TransformersLM(made, mode="generate", max_new_tokens=6).decide(prompts)
+    wants = {"num_beams": 4, "do_sample": True, "temperature": 0.7, "repetition_penalty": 1.8}
+    GenerationConfig(**wants, eos_token_id=3, pad_token_id=0).save_pretrained(made)
+    told = TransformersLM(made, mode="generate", max_new_tokens=6).decide(prompts)
+    assert [(d.action, d.usage.flops) for d in told] == [(d.action, d.usage.flops) for d in greedy]

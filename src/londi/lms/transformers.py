@@ -1,9 +1,9 @@
 """Any Hugging Face causal or seq2seq model, from a folder or a hub id, through the ordinary Auto classes.
 
-Two ways to decide. `score`: the log-probability of each candidate after the prompt. `generate`: greedy text, an
-optional thought and then the action; where the text names no candidate, the candidates are scored instead and
-both costs are charged. `auto` takes what the model's config asks for (`"londi": {"mode": ...}`), else `score`
-where candidates are given and `generate` where not.
+Two ways to decide. `score`: the log-probability of each candidate after the prompt. `generate`: greedy text, whatever
+sampling, beams or repetition penalty the folder asks for: an optional thought and then the action; where the text names
+no candidate, the candidates are scored instead and both costs are charged. `auto` takes what the model's config asks
+for (`"londi": {"mode": ...}`), else `score` where candidates are given and `generate` where not.
 """
 
 from __future__ import annotations
@@ -202,6 +202,7 @@ class TransformersLM:
                     max_new_tokens=self.max_new_tokens,
                     do_sample=False,
                     num_beams=1,
+                    repetition_penalty=1.0,  # it would punish the words of the prompt, actions and padding among them
                     pad_token_id=self.tokenizer.pad_token_id,
                 )
                 new = out[:, 1:] if self.seq2seq else out[:, ids.shape[1] :]
