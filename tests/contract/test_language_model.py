@@ -409,6 +409,16 @@ def test_reading_prefers_the_longer_of_two_that_end_alike() -> None:
         assert closest_candidate("I let go", order) == "let go"
 
 
+def test_no_action_is_read_within_a_word() -> None:
+    assert closest_candidate("I think of the goal", ("go", "stop")) is None
+    assert closest_candidate("go, as the goal says", ("go", "stop")) == "go"
+    assert closest_candidate("Go North.", ("go north", "go northeast")) == "go north"
+    assert closest_candidate("go northeast", ("go north", "go northeast")) == "go northeast"
+    assert closest_candidate("I say stop.", ("go.", "stop.")) == "stop."
+    assert closest_candidate("我向左走", ("向左", "向右")) == "向左", "where words stand without spaces"
+    assert closest_candidate("À GAUCHE", ("à gauche", "à droite")) == "à gauche"
+
+
 # Errors ---------------------------------------------------------------------------------------------------------------
 
 

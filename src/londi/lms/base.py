@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -74,12 +75,14 @@ def split_thought(text: str) -> tuple[str, str]:
 
 
 def closest_candidate(text: str, candidates: Sequence[str]) -> str | None:
-    """Return the candidate with which `text` ends, or the one named last in it; None where none is named."""
-    text = text.strip().rstrip(".").lower()
-    best, best_end = None, -1
+    """Return the candidate with which `text` ends, or the one named last in it; None where none is named.
+
+    Within a word none is named: `go` is not in `the goal`.
+    """
+    text, best, best_end = text.lower(), None, -1
     for candidate in candidates:
-        start = text.rfind(candidate.lower())
-        end = start + len(candidate)
-        if start >= 0 and (end, len(candidate)) > (best_end, len(best or "")):
+        found = re.finditer(rf"(?<!\w){re.escape(candidate.strip().lower())}(?!\w)", text, re.ASCII)
+        end = max((match.end() for match in found), default=-1)
+        if end >= 0 and (end, len(candidate)) > (best_end, len(best or "")):
             best, best_end = candidate, end
     return best
