@@ -14,7 +14,7 @@ import torch
 import transformers
 from folders import CANDIDATES, WORDS, close, folder, read, tokenizer
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import GenerationConfig, LlamaForCausalLM
+from transformers import GenerationConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
 
 from londi import lms
 from londi.config import LocalConfig, ModelConfig
@@ -56,6 +56,29 @@ def test_flops_count_what_is_read_and_no_more(tmp_path: Path) -> None:
             (decision,) = lm.decide([prompt], CANDIDATES)
         assert (decision.usage.cached_tokens > 2 * SHORTEST) == (step > 0)
         assert decision.usage.flops == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+def test_long_prompts_are_not_read_as_short_ones(tmp_path: Path) -> None:
+    """Beyond a length LongRoPE turns all positions otherwise: in a batch of their own, and without what was kept."""
+    half = 4
+    rope = {"rope_type": "longrope", "rope_theta": 10_000.0, "original_max_position_embeddings": 90}
+    rope |= {"short_factor": [1.0] * half, "long_factor": [2.0, 3.0, 4.0, 5.0]}
+    sizes = {"vocab_size": len(WORDS), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, "max_position_embeddings": 256}
+    config = Phi3Config(**sizes, initializer_range=0.3, rope_parameters=rope, original_max_position_embeddings=90)
+    torch.manual_seed(0)
+    Phi3ForCausalLM(config).save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    lm, forgets = TransformersLM(str(tmp_path)), TransformersLM(str(tmp_path), local=LocalConfig(cache_mb=0))
+    text = "obs : wall go left " * 40
+    prompts = [" ".join(text.split()[:length]) for length in (70, 80, 88, 89, 90, 95, 120)]
+    (short,), (long,) = (forgets.decide([prompt], CANDIDATES) for prompt in prompts[-2:])
+    assert not close(short, long)
+    alone = [forgets.decide([prompt], CANDIDATES)[0] for prompt in prompts]
+    assert all(map(close, alone, forgets.decide(prompts, CANDIDATES)))
+    assert all(map(close, alone, [lm.decide([prompt], CANDIDATES)[0] for prompt in prompts]))
+    assert all(map(close, alone, lm.decide(prompts, CANDIDATES)))
+    assert lm.decide(prompts[-1:], CANDIDATES)[0].usage.cached_tokens > 0
 
 
 def test_batches_keep_to_their_limit_of_tokens(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ for (`"londi": {"mode": ...}`), else `score` where candidates are given and `gen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -88,7 +89,7 @@ class TransformersLM:
         )
         self.architecture = Architecture.of(self.model)
         self.scorer = scoring.scorer(self.model, self.local.max_batch_tokens)
-        self._alike = scoring.shows_padding(self.model)
+        self._alike, self._far = scoring.shows_padding(self.model), _far(config.get_text_config())
         eos = self.model.generation_config.eos_token_id
         self._ends: list[int] = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
         self._end = self.tokens.end(self._ends)
@@ -137,16 +138,19 @@ class TransformersLM:
             return len(PrefixTree.of(answers) if tree is None else tree)
         return sum(map(len, answers))
 
-    def _batches(self, lengths: Sequence[int], room: int) -> Iterator[list[int]]:
-        """Prompts of like length together, as many as the limits on prompts and tokens permit."""
+    def _kind(self, length: int) -> int:
+        """Return what prompts in one pass have to have in common, beside the model."""
+        return length if self._alike else int(length > self._far)
+
+    def _batches(self, lengths: Sequence[int], kinds: Sequence[int], room: int) -> Iterator[list[int]]:
+        """Prompts of a kind and of like length together, as many as the limits on prompts and tokens permit."""
         batch: list[int] = []
         total = 0
-        for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        for i in sorted(range(len(lengths)), key=lambda i: (kinds[i], lengths[i])):
             size = lengths[i] + room
             padded = size * (len(batch) + 1)
             full = len(batch) >= self.max_batch or padded > self.local.max_batch_tokens
-            other = self._alike and bool(batch) and lengths[i] != lengths[batch[0]]
-            if batch and (full or other or padded > _PADDING * (total + size) + 256):
+            if batch and (full or kinds[i] != kinds[batch[0]] or padded > _PADDING * (total + size) + 256):
                 yield batch
                 batch, total = [], 0
             batch.append(i)
@@ -160,10 +164,15 @@ class TransformersLM:
         rows = self.tokens.prompts(prompts, self._room(candidates, generates))
         tree = PrefixTree.of(answers)
         store = self.loaded.store if isinstance(self.scorer, scoring.CausalScorer) else None
+        deepest = max(tree.depth, default=-1) + 1
+        kinds = [self._kind(len(ids) + deepest) for ids in rows]
         read, reused = self._read(answers, tree), [None if store is None else store.find(ids) for ids in rows]
+        for i, found in enumerate(reused):
+            if found and self._kind(len(found[0].ids) + deepest) != kinds[i]:
+                reused[i] = None
         new = [len(ids) - (found[1] if found else 0) for ids, found in zip(rows, reused, strict=True)]
         decisions: dict[int, Decision] = {}
-        for batch in self._batches(new, 0 if self.seq2seq else read):
+        for batch in self._batches(new, kinds, 0 if self.seq2seq else read):
             own = [rows[i] for i in batch]
             with Meter(self.model.device) as meter:
                 if isinstance(self.scorer, scoring.CausalScorer):
@@ -193,7 +202,8 @@ class TransformersLM:
     def _generate(self, prompts: Sequence[str], candidates: Sequence[str] | None) -> list[Decision]:
         rows = self.tokens.prompts(prompts, self._room(candidates, generates=True))
         decisions: dict[int, Decision] = {}
-        for batch in self._batches([len(ids) for ids in rows], self.max_new_tokens):
+        lengths = [len(ids) for ids in rows]
+        for batch in self._batches(lengths, list(map(self._kind, lengths)), self.max_new_tokens):
             ids, valid = scoring.pad([rows[i] for i in batch], self.model.device, left=not self.seq2seq)
             with Meter(self.model.device) as meter, loading.quiet():
                 out = self.model.generate(
@@ -224,6 +234,14 @@ class TransformersLM:
         for i, scored in zip(lost, self._score([prompts[i] for i in lost], candidates, True), strict=True):
             usage = decisions[i].usage + scored.usage
             decisions[i] = Decision(scored.action, usage, scored.logprobs, decisions[i].thought, scored.hidden)
+
+
+def _far(config: Any) -> float:
+    """Return beyond how many tokens all positions are encoded in another way (LongRoPE: Phi), else infinity."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") != "longrope":
+        return math.inf
+    return float(rope.get("original_max_position_embeddings") or config.max_position_embeddings)
 
 
 def _decision(text: str, candidates: Sequence[str] | None, usage: Usage) -> Decision:
