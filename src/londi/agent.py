@@ -18,7 +18,7 @@ from londi.episode import Reply, Step
 from londi.errors import ModelError
 from londi.lms.base import Bounded, Decision, LanguageModel
 from londi.prompt import PromptTemplate
-from londi.switchers import Choice, Query, Switcher
+from londi.switchers import Choice, Query, State, Switcher
 from londi.usage import Usage
 
 
@@ -40,13 +40,16 @@ class History:
     observations: list[str] = field(default_factory=list)
     actions: list[str] = field(default_factory=list)
     overrode: list[bool] = field(default_factory=list)
+    progress: list[float] = field(default_factory=list)
+    refused: bool = False
 
     def __post_init__(self) -> None:
         self.observations.append(self.observation)
 
-    def see(self, observation: str) -> None:
-        """Take in what the environment said after the last action."""
-        self.observation = observation
+    def see(self, observation: str, progress: float = 0.0, valid: bool = True) -> None:
+        """Take in what the environment said after the last action, what that gained, and whether it was understood."""
+        self.observation, self.refused = observation, not valid
+        self.progress.append(progress)
         self.observations.append(observation)
 
     @property
@@ -54,6 +57,7 @@ class History:
         """Where the episode stands."""
         seen = [step for step, text in enumerate(self.observations[:-1]) if text == self.observation]
         overrides = [step for step, overrode in enumerate(self.overrode) if overrode]
+        better = [step for step, gain in enumerate(self.progress) if gain > 0]
         now = len(self.actions)
         return Moment(
             step=now,
@@ -65,6 +69,8 @@ class History:
             revisits=len(self.observations) - 1 - len(set(self.observations[:-1])),
             overrides=len(overrides),
             since_override=now - overrides[-1] if overrides else 0,
+            refused=self.refused,
+            since_progress=now - (better[-1] + 1 if better else 0),
         )
 
 
@@ -148,7 +154,8 @@ class Agent:
     ) -> Choice:
         uniform = np.array([h.rng.random(3) for h in histories])  # (B, 3): the Switcher's, whether and how to explore
         left = np.array([np.inf if x is None else float(x) for x in remaining])
-        query = Query(features, left, np.array([h.price for h in histories]), uniform[:, 0])
+        states = tuple(State(h.observation, q.action, h.moment) for h, q in zip(histories, quick, strict=True))
+        query = Query(features, left, np.array([h.price for h in histories]), uniform[:, 0], states)
         choice = self.switcher.choose(query)
         rate = np.array([np.nan if h.random_rate is None else h.random_rate for h in histories])
         epsilon = np.array([h.epsilon for h in histories])

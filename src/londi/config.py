@@ -32,6 +32,10 @@ class EnvConfig:
     """Keyword arguments of the environment, such as `max_steps`."""
     prompt: PromptTemplate = field(default_factory=PromptTemplate)
     """How the episode so far becomes a prompt."""
+    selection: dict[str, Any] = field(default_factory=dict)
+    """Options that replace these while budget and price are chosen, such as `split = "dev"`."""
+    test: dict[str, Any] = field(default_factory=dict)
+    """Options that replace these in the final measurement, such as `split = "test"`."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +75,14 @@ class ServerConfig:
     """How to choose among candidates: by the server's log-probabilities, by a JSON schema that permits nothing else,
     or by reading the reply; `auto` takes the first that the server offers."""
     request: dict[str, Any] = field(default_factory=dict)
-    """Sent along with each request: `reasoning_effort`, `chat_template_kwargs`, `temperature` (default 0), `seed`."""
+    """Sent along with each request: `reasoning_effort`, `chat_template_kwargs`, `temperature` (default 0), `seed`. Not
+    what londi sets itself or what would multiply the cost: the prompt, the length of the reply, `n`, `stream`, ..."""
     concurrency: int = 8
     """Requests at a time."""
     attempts: int = 3
     """Tries of a request that fails; the waits between them grow, with jitter, and follow `Retry-After`."""
     timeout: float = 60.0
-    """Seconds without a byte until a try has failed."""
+    """Seconds until a try has failed, from connecting, which may take half of them, to the last byte of the answer."""
     prices: str = ""
     """TOML file with dollars per million tokens; empty for londi's own, dated one."""
 
@@ -198,6 +203,9 @@ class EvaluateConfig:
     """Random call rates to measure."""
     entropy_thresholds: tuple[float, ...] = (0.2, 0.4, 0.5, 0.6, 0.8, 1.0)
     """Thresholds on QUICK's entropy (nats) to measure."""
+    rules: tuple[str, ...] = ()
+    """Rules that read the text, to measure as well: `action REGEX` and `text REGEX` (call where QUICK's action or the
+    observation matches), `refused` (after an action that was not understood), `stuck 5`, `swiftsage 5`."""
     num_envs: int = 64
     """Episodes played in step."""
     processes: int = 2

@@ -23,8 +23,8 @@ from londi.episode import Episode, write_episodes
 from londi.frontier import Outcome
 from londi.rollout import Assignment, rollout
 from londi.run import Run, write_text
-from londi.switchers import Always, EntropyThreshold, Never, RandomRate, Switcher
-from londi.train import make_encoder, make_envs
+from londi.switchers import Always, EntropyThreshold, Never, RandomRate, Switcher, parse_rule
+from londi.train import Phase, make_encoder, make_envs
 
 TEST_SEEDS, SELECTION_SEEDS = 50_000_000, 20_000_000
 CHUNK = 50
@@ -74,12 +74,14 @@ def baselines(experiment: Experiment) -> list[Policy]:
     e = experiment.evaluate
     rules = [Policy(f"random {p:g}", "random", p) for p in e.random_rates]
     rules += [Policy(f"entropy {h:g}", "entropy", h) for h in e.entropy_thresholds]
+    rules += [Policy(text, "rule") for text in e.rules]
     return [QUICK, DEEPTHINK, *rules, Policy("disagreement oracle", "oracle")]
 
 
 @dataclass(frozen=True)
 class _Job:
     run: Path
+    phase: Phase
     first_seed: int
     count: int
     policies: tuple[Policy, ...]
@@ -99,7 +101,8 @@ class _Worker:
             lms.CachedLM(model) for model in lms.load_pair(self.experiment.quick, self.experiment.deepthink)
         )
         self.encoder = make_encoder(self.experiment)
-        self.envs: list[TextEnv] = make_envs(self.experiment, self.experiment.evaluate.num_envs)
+        self.phase: Phase | None = None
+        self.envs: list[TextEnv] = []
 
     def agent(self, policy: Policy) -> Agent:
         """Return the agent that plays a policy."""
@@ -113,7 +116,16 @@ class _Worker:
             return RandomRate(policy.value or 0.0)
         if policy.kind == "entropy":
             return EntropyThreshold(policy.value or 0.0)
+        if policy.kind == "rule":
+            return parse_rule(policy.name)
         return Always() if policy == DEEPTHINK else Never()
+
+    def enter(self, phase: Phase) -> None:
+        """Make the environments of a phase, and close those of another."""
+        if phase != self.phase:
+            for env in self.envs:
+                env.close()
+            self.phase, self.envs = phase, make_envs(self.experiment, self.experiment.evaluate.num_envs, phase)
 
     def play(self, policy: Policy, first_seed: int, count: int) -> Iterator[Episode]:
         """Play episodes of a policy, in the order in which they finish."""
@@ -134,6 +146,7 @@ def _worker(path: Path) -> _Worker:
 def _play(job: _Job) -> dict[str, tuple[list[Outcome], list[Episode]]]:
     """Play the job's seeds under each policy; return outcomes and kept episodes by name, in the order of seeds."""
     worker = _worker(job.run)
+    worker.enter(job.phase)
     results = {}
     for policy in job.policies:
         episodes = sorted(worker.play(policy, job.first_seed, job.count), key=lambda e: e.seed)
@@ -164,17 +177,17 @@ def _outcome(episode: Episode) -> Outcome:
 
 def _measure(
     run: Run,
-    first_seed: int,
+    phase: Phase,
     count: int,
     policies: Sequence[Policy],
     keep: frozenset[str],
     pool: ProcessPoolExecutor | None,
     progress: Callable[[int], None],
 ) -> tuple[list[dict[str, Any]], dict[str, list[Episode]]]:
+    first = SELECTION_SEEDS if phase == "selection" else TEST_SEEDS
+    none: frozenset[str] = frozenset()
     jobs = [
-        _Job(
-            run.path, first_seed + i, min(CHUNK, count - i), tuple(policies), keep if i < KEPT_EPISODES else frozenset()
-        )
+        _Job(run.path, phase, first + i, min(CHUNK, count - i), tuple(policies), keep if i < KEPT_EPISODES else none)
         for i in range(0, count, CHUNK)
     ]
     outcomes: dict[str, list[Outcome]] = {policy.name: [] for policy in policies}
@@ -207,12 +220,12 @@ def evaluate(run: Run, progress: Callable[[int], None] = lambda plays: None) -> 
     pool = ProcessPoolExecutor(e.processes, mp_context=get_context("spawn")) if e.processes > 1 else None
     try:
         selection, _ = _measure(
-            run, SELECTION_SEEDS, e.selection_episodes, [QUICK, DEEPTHINK, *learned], frozenset(), pool, progress
+            run, "selection", e.selection_episodes, [QUICK, DEEPTHINK, *learned], frozenset(), pool, progress
         )
         chosen = frontier.choose(selection, 0.99) or frontier.choose(selection, 0.95)
         shown = str(chosen["name"]) if chosen else learned[-1].name
         keep = frozenset({"QUICK", "DEEPTHINK", shown})
-        test, kept = _measure(run, TEST_SEEDS, e.episodes, [*rules, *learned], keep, pool, progress)
+        test, kept = _measure(run, "test", e.episodes, [*rules, *learned], keep, pool, progress)
     finally:
         if pool:
             pool.shutdown(cancel_futures=True)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +19,8 @@ from londi.envs.base import TextEnv
 from londi.episode import Episode, Step
 from londi.learners.replay import Trajectory
 from londi.usage import BudgetMeasure, Measure
+
+_Each = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], list[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,7 @@ class _Slot:
     def start(self, assignment: Assignment) -> None:
         self.assignment = assignment
         observation, info = self.env.reset(seed=assignment.seed)
-        self.goal = str(info["goal"])
+        self.goal, self.score = str(info["goal"]), float(info.get("score", 0.0))
         self.history = History(
             goal=self.goal,
             observation=observation,
@@ -62,7 +68,9 @@ class _Slot:
         """Carry out the action; return whether the episode ended."""
         observation, reward, terminated, self.truncated, info = self.env.step(draft.action)
         self.success = bool(info["success"])
-        self.history.see(observation)
+        score = float(info.get("score", reward))
+        self.history.see(observation, score - self.score, bool(info["valid"]))
+        self.score = score if "score" in info else 0.0
         self.steps.append(dataclasses.replace(draft, reward=float(reward), valid=bool(info["valid"])))
         self.features.append(features)
         self.agreed.append(agreed)
@@ -114,22 +122,31 @@ def rollout(
     waiting = iter(assignments)
     idle = [_Slot(env) for env in envs]
     playing: list[_Slot] = []
-    while True:
-        while idle:
-            assignment = next(waiting, None)
-            if assignment is None:
-                break
-            idle[-1].start(assignment)
-            playing.append(idle.pop())
-        if not playing:
-            return
-        decided = agent.act([slot.history for slot in playing])
-        ended = [
-            slot.advance(decided.drafts[i], decided.features[i : i + 1], bool(decided.agreed[i]))
-            for i, slot in enumerate(playing)
-        ]
-        finished = [slot for slot, over in zip(playing, ended, strict=True) if over]
-        playing = [slot for slot, over in zip(playing, ended, strict=True) if not over]
-        for slot in finished:
-            yield slot.finish(env_id, price_measure)
-            idle.append(slot)
+    with _side_by_side(envs) as each:
+        while True:
+            started = [(idle.pop(), a) for a in islice(waiting, len(idle))]
+            each(_Slot.start, started)
+            playing += [slot for slot, _ in started]
+            if not playing:
+                return
+            decided = agent.act([slot.history for slot in playing])
+            answers = [
+                (slot, decided.drafts[i], decided.features[i : i + 1], bool(decided.agreed[i]))
+                for i, slot in enumerate(playing)
+            ]
+            ended = each(_Slot.advance, answers)
+            finished = [slot for slot, over in zip(playing, ended, strict=True) if over]
+            playing = [slot for slot, over in zip(playing, ended, strict=True) if not over]
+            for slot in finished:
+                yield slot.finish(env_id, price_measure)
+                idle.append(slot)
+
+
+@contextmanager
+def _side_by_side(envs: Sequence[TextEnv]) -> Iterator[_Each]:
+    """Yield what calls a function with each of several arguments: in threads where environments wait."""
+    if not any(env.waits for env in envs):
+        yield lambda function, arguments: [function(*each) for each in arguments]
+        return
+    with ThreadPoolExecutor(len(envs)) as pool:
+        yield lambda function, arguments: list(pool.map(lambda each: function(*each), arguments))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from londi.switchers.network import NetworkShape, NetworkSwitcher
 TRAINING_SEEDS = 2**32
 """Training with seed k plays episodes from (k + 1) times this on; evaluation's seeds lie below all of them."""
 METRICS_STEPS = 1_000
+Phase = Literal["training", "selection", "test"]
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,10 @@ class _Behaviour:
         )
 
 
-def make_envs(experiment: Experiment, count: int) -> list[TextEnv]:
-    """Make the experiment's environments."""
-    return [envs.make(experiment.env.id, **experiment.env.options) for _ in range(count)]
+def make_envs(experiment: Experiment, count: int, phase: Phase = "training") -> list[TextEnv]:
+    """Make the experiment's environments, as they are in training, selection or the test."""
+    own = {"training": {}, "selection": experiment.env.selection, "test": experiment.env.test}[phase]
+    return [envs.make(experiment.env.id, **experiment.env.options | own) for _ in range(count)]
 
 
 def make_encoder(experiment: Experiment) -> TextEncoder:

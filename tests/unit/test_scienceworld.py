@@ -69,7 +69,7 @@ def test_an_episode_begins_with_the_room_and_what_is_carried(env: ScienceWorldEn
     assert "\n" not in observation
     assert info["goal"].startswith("Your task is to find a(n) living thing")
     assert info["admissible"] is None
-    assert info["variation"] in env._variations
+    assert info["variation"] in env._variations["find-living-thing"]
     assert env.settings["variation"] == info["variation"]
 
 
@@ -183,13 +183,13 @@ def test_an_episode_that_can_not_be_replayed_is_given_up(monkeypatch: pytest.Mon
 
 
 def test_a_simulator_that_hangs_is_ended() -> None:
-    simulator = Simulator(256, timeout=1.0)
+    simulator = Simulator(256, timeout=5.0)
     simulator.load(TASK, 0, "easy")
     os.kill(simulator.pid, signal.SIGSTOP)
     begun = time.perf_counter()
     with pytest.raises(SimulatorLostError):
         simulator.step("look around")
-    assert time.perf_counter() - begun < 10
+    assert time.perf_counter() - begun < 20
     assert not simulator.alive
 
 

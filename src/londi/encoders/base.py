@@ -13,7 +13,8 @@ from londi.lms.base import Decision
 
 ENTROPY, MARGIN = 0, 1
 """Columns of `Features.dense` that every encoder fills: entropy of QUICK's probabilities (nats), and the difference
-of its two largest probabilities."""
+of its two largest probabilities. Where actions are free text: mean entropy of the tokens that QUICK wrote, and the
+probability of its text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,11 @@ class Moment:
     here: the state is the same as if QUICK had acted, which is what lets the learners count it as both."""
     since_override: int
     """Steps since the last of them (1: the step before this one); 0 where there was none."""
+    refused: bool = False
+    """Whether the last action was not understood."""
+    since_progress: int = 0
+    """Steps since the score last rose, or a reward came where the environment keeps no score; since the beginning
+    where neither did."""
 
 
 @dataclass(frozen=True, slots=True)

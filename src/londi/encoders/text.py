@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from londi.encoders.base import Features, Moment
+from londi.encoders.base import ENTROPY, MARGIN, Features, Moment
 from londi.errors import ConfigError
 from londi.lms.base import Decision
 from londi.prompt import Prompt
@@ -119,8 +119,17 @@ class TextEncoder:
         )
         if admissible:
             columns[NUM_MOMENT : NUM_MOMENT + size] = p if len(p) else 0
-        else:
+        elif len(p):
             columns[NUM_MOMENT : NUM_MOMENT + min(size, len(top))] = top[:size]
+        else:
+            columns[ENTROPY] = decision.entropy or 0.0
+            columns[MARGIN] = 0.0 if decision.logprob is None else np.exp(decision.logprob)
+            columns[NUM_MOMENT : NUM_MOMENT + 4] = (
+                m.refused,
+                min(m.since_progress, 8) / 8,
+                (decision.logprob or 0.0) / 4,
+                bool(m.actions) and m.actions[-1] == decision.action,
+            )
         for slot, action in enumerate((decision.action, *moment.actions[:-3:-1]), start=1):
             columns[NUM_MOMENT + slot * size + _index(action, admissible)] = 1
         if self.hidden and decision.hidden is not None:

@@ -27,6 +27,8 @@ class TextEnv(gymnasium.Env[str, str]):
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  (declared so by Gymnasium)
     admissible: tuple[str, ...] | None = None
     """The closed set of actions, the same in every state; None where the action is free text."""
+    waits: bool = False
+    """Whether an action waits for another process: such environments are stepped side by side, in threads."""
 
     def __init__(self, max_steps: int) -> None:
         if max_steps < 1:

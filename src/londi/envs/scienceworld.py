@@ -7,9 +7,8 @@ so that no action is spent on looking. Scores are the simulator's, 0 to 100; a w
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
-
-import numpy as np
 
 from londi.envs.base import TextEnv
 from londi.envs.jvm import POOL, Simulator, SimulatorLostError
@@ -26,9 +25,11 @@ _REPLAYS = 2
 
 
 class ScienceWorldEnv(TextEnv):
-    """One ScienceWorld task; a seed decides the variation, among those of the split.
+    """One or several ScienceWorld tasks; consecutive seeds visit the tasks in turn, and all variations of the split.
 
-    - `task`: one of `TASKS`. - `split`: the official `train`, `dev` or `test` variations.
+    `reset(options={"variation": k})` plays a certain variation of the first task, whatever the split.
+
+    - `task`: one of `TASKS`, or several. - `split`: the official `train`, `dev` or `test` variations.
     - `simplification`: the simulator's, separated by commas; `easy` stands for several, empty for none.
     - `max_steps`: actions, whatever they are. `max_moves`: the simulator's moves, 100 in the literature; looking is
       none.
@@ -43,10 +44,11 @@ class ScienceWorldEnv(TextEnv):
     """
 
     admissible = None
+    waits = True
 
     def __init__(
         self,
-        task: str,
+        task: str | Sequence[str],
         split: Split = "train",
         simplification: str = "easy",
         max_steps: int = 100,
@@ -58,8 +60,12 @@ class ScienceWorldEnv(TextEnv):
         timeout: float = 60.0,
     ) -> None:
         super().__init__(max_steps)
-        if task not in TASKS:
-            raise ConfigError(f"unknown ScienceWorld task '{task}'{did_you_mean(task, TASKS)}")
+        self.tasks = (task,) if isinstance(task, str) else tuple(task)
+        for name in self.tasks:
+            if name not in TASKS:
+                raise ConfigError(f"unknown ScienceWorld task '{name}'{did_you_mean(name, TASKS)}")
+        if not self.tasks:
+            raise ConfigError("name at least one ScienceWorld task")
         choices: dict[str, tuple[str, tuple[str, ...]]] = {
             "split": (split, ("train", "dev", "test")),
             "reward": (reward, ("success", "score")),
@@ -70,11 +76,12 @@ class ScienceWorldEnv(TextEnv):
                 raise ConfigError(f"{key} is {' or '.join(known)}, not '{value}'")
         if max_moves < 1:
             raise ConfigError(f"max_moves must be at least 1, not {max_moves}")
-        self.task, self.split, self.simplification, self.max_moves = task, split, simplification, max_moves
+        self.task, self.split, self.simplification, self.max_moves = self.tasks[0], split, simplification, max_moves
         self.reward, self.failure, self.short, self.heap_mb, self.timeout = reward, failure, short, heap_mb, timeout
         self.variation, self.score, self.moves, self.lost = -1, 0, 0, False
         self.simulator: Simulator | None = None
-        self._variations: list[int] = []
+        self._variations: dict[str, list[int]] = {}
+        self._wanted: int | None = None
         self._actions: list[str] = []
 
     @property
@@ -108,16 +115,20 @@ class ScienceWorldEnv(TextEnv):
             raise SimulatorLostError("the ScienceWorld simulator died")
         return self.simulator
 
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        """Start an episode; raises `ConfigError` for a variation that is no number."""
+        self._wanted = (options or {}).get("variation")
+        if self._wanted is not None and (not isinstance(self._wanted, int) or self._wanted < 0):
+            raise ConfigError(f"a variation is a number from 0 on, not {self._wanted!r}")
+        return super().reset(seed=seed, options=options)
+
     def _begin(self, seed: int | None) -> str:
-        rng = np.random.default_rng(seed)
+        number = int(self.np_random.integers(2**31)) if seed is None else seed
         self.score, self.moves, self.lost, self._actions = 0, 0, False, []
+        self.task = self.tasks[number % len(self.tasks) if self._wanted is None else 0]
         for attempt in range(_REPLAYS + 1):
             try:
-                if not self._variations:
-                    self._load(0)
-                    self._variations = self._running().variations(self.split)
-                if attempt == 0:
-                    self.variation = self._variations[int(rng.integers(len(self._variations)))]
+                self.variation = self._chosen(number // len(self.tasks)) if self._wanted is None else self._wanted
                 self._load(self.variation)
                 self.goal = self._words(self._running().description())
                 return self._observe()
@@ -125,6 +136,12 @@ class ScienceWorldEnv(TextEnv):
                 if attempt == _REPLAYS:
                     raise
         raise AssertionError  # pragma: no cover
+
+    def _chosen(self, number: int) -> int:
+        if self.task not in self._variations:
+            self._load(0)
+            self._variations[self.task] = self._running().variations(self.split)
+        return self._variations[self.task][number % len(self._variations[self.task])]
 
     def _load(self, variation: int) -> None:
         """Begin a variation, in a new simulator where there is none that runs."""

@@ -28,6 +28,10 @@ class Decision:
     error: str = ""
     """Why there is no action, where the model failed after its retries; `action` is empty then, and `usage` is what
     the attempts cost. In the place of DEEPTHINK it leaves the step to QUICK."""
+    logprob: float | None = None
+    """Log-probability (nats) of the text that it wrote, thoughts included; None where it wrote none or doesn't tell."""
+    entropy: float | None = None
+    """Mean entropy (nats) of the next token along that text."""
 
 
 @runtime_checkable
@@ -65,11 +69,14 @@ def log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def split_thought(text: str) -> tuple[str, str]:
-    """Split a reply into what a reasoning model thought, up to `</think>`, and the rest; the first is often empty."""
+    """Split a reply into what a reasoning model thought, up to `</think>`, and the rest; the first is often empty.
+
+    A thought that was cut off before its end is all thought.
+    """
     before, mark, after = text.rpartition("</think>")
-    if not mark and text.lstrip().startswith("<think>"):  # cut off while it thought
-        return text.replace("<think>", "").strip(), ""
     if not mark:
+        if text.lstrip().startswith("<think>"):
+            return text.replace("<think>", "").strip(), ""
         return "", text.strip()
     return before.replace("<think>", "").strip(), after.strip()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,8 +25,10 @@ from londi.usage import Usage
 try:
     import torch
     from torch import Tensor
+    from transformers import LogitsProcessorList
 
     from londi.lms import loading, scoring
+    from londi.lms.certainty import Certainty, FirstState
     from londi.lms.meter import Meter
     from londi.lms.tokens import Tokens
     from londi.lms.tree import PrefixTree
@@ -205,7 +208,8 @@ class TransformersLM:
         lengths = [len(ids) for ids in rows]
         for batch in self._batches(lengths, list(map(self._kind, lengths)), self.max_new_tokens):
             ids, valid = scoring.pad([rows[i] for i in batch], self.model.device, left=not self.seq2seq)
-            with Meter(self.model.device) as meter, loading.quiet():
+            certainty = Certainty()
+            with Meter(self.model.device) as meter, loading.quiet(), FirstState(self.model) as first:
                 out = self.model.generate(
                     input_ids=ids,
                     attention_mask=valid,
@@ -214,14 +218,18 @@ class TransformersLM:
                     num_beams=1,
                     repetition_penalty=1.0,  # it would punish the words of the prompt, actions and padding among them
                     pad_token_id=self.tokenizer.pad_token_id,
+                    logits_processor=LogitsProcessorList([certainty]),
                 )
                 new = out[:, 1:] if self.seq2seq else out[:, ids.shape[1] :]
                 texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
             counts = _reply_lengths(new, self._ends)
-            for i, text, count in zip(batch, texts, counts, strict=True):
+            for row, (i, text, count) in enumerate(zip(batch, texts, counts, strict=True)):
                 flops = self.architecture.generating(len(rows[i]), count)
                 usage = Usage(len(rows[i]), 0, count, flops) + meter.share(len(batch))
-                decisions[i] = _decision("<think>" * self.tokens.thinks(rows[i]) + text, candidates, usage)
+                decision = _decision("<think>" * self.tokens.thinks(rows[i]) + text, candidates, usage)
+                hidden = None if first.state is None else first.state[row].numpy()
+                logprob, entropy = certainty.of(row, count)
+                decisions[i] = replace(decision, hidden=hidden, logprob=logprob, entropy=entropy)
         found = [decisions[i] for i in range(len(prompts))]
         if candidates is not None:
             self._repair(prompts, candidates, found)
@@ -233,7 +241,7 @@ class TransformersLM:
             return
         for i, scored in zip(lost, self._score([prompts[i] for i in lost], candidates, True), strict=True):
             usage = decisions[i].usage + scored.usage
-            decisions[i] = Decision(scored.action, usage, scored.logprobs, decisions[i].thought, scored.hidden)
+            decisions[i] = replace(decisions[i], action=scored.action, usage=usage, logprobs=scored.logprobs)
 
 
 def _far(config: Any) -> float:

@@ -1,6 +1,7 @@
 """Policies over calls: rules, and the learned network (imported from `londi.switchers.network`, needs torch)."""
 
-from londi.switchers.base import Choice, Query, Switcher
+from londi.switchers.base import Choice, Query, State, Switcher
+from londi.switchers.reading import parse_rule
 from londi.switchers.rules import Always, EntropyThreshold, Never, RandomRate
 
-__all__ = ["Always", "Choice", "EntropyThreshold", "Never", "Query", "RandomRate", "Switcher"]
+__all__ = ["Always", "Choice", "EntropyThreshold", "Never", "Query", "RandomRate", "State", "Switcher", "parse_rule"]

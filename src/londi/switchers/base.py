@@ -8,7 +8,17 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from londi.encoders.base import Features
+from londi.encoders.base import Features, Moment
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A state as text."""
+
+    observation: str
+    action: str
+    """What QUICK would do."""
+    moment: Moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +33,9 @@ class Query:
     uniform: NDArray[np.float64]
     """(B,) numbers drawn from U[0, 1), each from its episode's own generator: Switchers have no randomness of
     their own, so a batch chooses what its states would one at a time."""
+
+    states: tuple[State, ...] = ()
+    """The same states as text, for rules that read; empty where they are not known."""
 
     def __len__(self) -> int:
         return len(self.remaining)
