@@ -1,8 +1,8 @@
 """Call the large language model only where it changes the outcome.
 
 Train first; every later command takes just the run folder. There are two more groups, each with its own --help:
-`londi lm train | info` (language models) and `londi bench` (speed). --json prints for
-machines.
+`londi lm demos | train | info` (language models) and `londi bench` (speed). --json prints
+for machines.
 
 Exit codes: 0 done, 1 a check of `londi verify` failed, 2 wrong input (one line that names the fix), 130 interrupted
 (what was done is kept).
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from londi.cli.bench import bench
-from londi.cli.models import lm
+from londi.cli.pairs import lm
 from londi.cli.runs import app
 from londi.cli.verify import verify
 from londi.errors import EXTRAS, LondiError, MissingExtraError

@@ -1,53 +1,16 @@
-"""`londi lm train | info`: language models."""
+"""`londi lm info`: language models."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
 from londi import config
-from londi.cli.terminal import bar, out, print_json
-from londi.errors import ConfigError
+from londi.cli.terminal import out, print_json
 
 lm = tyro.extras.SubcommandApp()
-
-
-@lm.command(name="train")
-def lm_train(
-    out_folder: Annotated[Path, tyro.conf.arg(name="out")] = Path("pair"),
-    seed: int = 0,
-    episodes: int = 10_000,
-    only: Literal["both", "quick", "deepthink"] = "both",
-) -> None:
-    """Train the built-in BabyAI pair from nothing: demonstrations of the BabyAI bot, then behaviour cloning.
-
-    Args:
-        out_folder: folder for the two models.
-        seed: decides demonstrations and training.
-        episodes: demonstrations to clone.
-        only: one of the two, or both.
-    """
-    from londi.cloning import train as cloning
-    from londi.cloning.babyai import corpus, demos
-    from londi.envs.babyai import KINDS
-
-    if episodes < 1 or seed < 0:
-        raise ConfigError("--episodes must be at least 1 and --seed at least 0")
-    with bar("demonstrations", episodes) as move:
-        shown = demos.collect(KINDS, episodes, seed=seed, progress=lambda n: move(advance=n))
-    for name, recipe in (("quick", corpus.QUICK), ("deepthink", corpus.DEEPTHINK)):
-        if only in ("both", name):
-            folder = out_folder / name
-            folder.mkdir(parents=True, exist_ok=True)
-            data = corpus.BabyAICorpus.build(shown, folder, thinks=recipe.thinks)
-            with bar(name, recipe.num_updates) as move:
-                cloning.train(data, recipe, folder, seed=seed, progress=partial(_show, move))
-            out.print(f"{name}: {folder}", soft_wrap=True)
 
 
 @lm.command(name="info")
@@ -97,10 +60,6 @@ def lm_info(
         return
     for key, value in info.items():
         out.print(f"{key:24} {_plain(value)}", highlight=False)
-
-
-def _show(move: Callable[..., None], update: int, loss: float) -> None:
-    move(update, extra=f"loss {loss:.3f}")
 
 
 def _plain(value: Any) -> str:

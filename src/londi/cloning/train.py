@@ -66,6 +66,10 @@ class Corpus(Protocol):
 
     def __len__(self) -> int: ...
 
+    def shuffled(self, batch_size: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return rows in a random order; batches are taken from its beginning."""
+        ...
+
     def batch(self, rows: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Return (B, T) ids, left-padded, and labels, `IGNORE` before the reply."""
         ...
@@ -162,7 +166,7 @@ def train(
     order = np.empty(0, dtype=np.int64)
     for update in range(recipe.num_updates):
         if len(order) < recipe.batch_size:
-            order = rng.permutation(len(corpus))
+            order = corpus.shuffled(recipe.batch_size, rng)
         rows, order = order[: recipe.batch_size], order[recipe.batch_size :]
         loss = _loss(model, embedding(), *corpus.batch(rows, rng))
         for optimiser in optimisers:

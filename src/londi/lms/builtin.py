@@ -1,7 +1,7 @@
-"""Models that come with londi: the BabyAI-Text pair, and scripted models for the key-door room.
+"""Models that come with londi: pairs for BabyAI-Text and ScienceWorld, and scripted models for the key-door room.
 
-The BabyAI pair are two stock Hugging Face folders in this package (`londi lm train` makes them again from
-nothing), loaded like any other model.
+The pairs for BabyAI-Text and ScienceWorld are stock Hugging Face folders in this package (`londi lm train` makes them
+again from nothing), loaded like any other model.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from londi.errors import ModelError, did_you_mean
 from londi.lms.base import LanguageModel
 from londi.lms.scripted import ScriptedLM
 
-PAIR = Path(__file__).parent / "pair"
-FOLDERS = {"babyai-quick": PAIR / "quick", "babyai-deepthink": PAIR / "deepthink"}
+PAIRS = Path(__file__).parent / "pairs"
+FOLDERS = {
+    f"{world}-{role}": PAIRS / world / role for world in ("babyai", "scienceworld") for role in ("quick", "deepthink")
+}
 NAMES = (*FOLDERS, "keydoor-quick", "keydoor-deepthink")
 
 

@@ -57,6 +57,10 @@ class BabyAICorpus:
         """Tokens that end a reply: the actions."""
         return [self.phrases.ids[action] for action in ACTIONS]
 
+    def shuffled(self, batch_size: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return all rows in random order."""
+        return rng.permutation(len(self))
+
     def batch(self, rows: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Return (B, T) ids and labels of a batch, each row under a random symmetry of the world."""
         phrases, ids, labels = self.phrases, self.ids[rows], self.labels[rows]

@@ -1,0 +1,138 @@
+"""`londi lm demos | train`: the built-in pairs, from nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from londi.cli.models import lm
+from londi.cli.terminal import bar, out
+from londi.errors import ConfigError
+
+__all__ = ["lm"]
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "londi" / "scienceworld"
+
+
+@lm.command(name="demos")
+def lm_demos(
+    world: tyro.conf.Positional[Literal["scienceworld"]],
+    tasks: tuple[str, ...] = (),
+    out_folder: Annotated[Path | None, tyro.conf.arg(name="out")] = None,
+    most: int = 300,
+    seed: int = 0,
+    processes: int = 2,
+) -> None:
+    """Have the simulator solve its training variations, and play the solutions; what is known already is kept.
+
+    Args:
+        world: the only one so far that needs it.
+        tasks: ScienceWorld tasks; those of the built-in pair by default.
+        out_folder: where they are kept; by default in the user's cache.
+        most: variations of a task.
+        seed: decides the noise in the demonstrations.
+        processes: simulators at a time.
+    """
+    folder = out_folder or _cache()
+    _demonstrate(folder, _tasks(tasks), most, seed, processes)
+    out.print(f"demonstrations: {folder}", soft_wrap=True)
+
+
+@lm.command(name="train")
+def lm_train(
+    world: tyro.conf.Positional[Literal["babyai", "scienceworld"]] = "babyai",
+    out_folder: Annotated[Path, tyro.conf.arg(name="out")] = Path("pair"),
+    seed: int = 0,
+    only: Literal["both", "quick", "deepthink"] = "both",
+    episodes: int = 10_000,
+    tasks: tuple[str, ...] = (),
+    demos: Path | None = None,
+) -> None:
+    """Train a built-in pair from nothing: demonstrations, then behaviour cloning.
+
+    Args:
+        world: which pair.
+        out_folder: folder for the two models.
+        seed: decides demonstrations and training.
+        only: one of the two, or both.
+        episodes: BabyAI: demonstrations to clone.
+        tasks: ScienceWorld: its tasks; those of the built-in pair by default.
+        demos: ScienceWorld: folder of `londi lm demos`; by default in the user's cache.
+    """
+    if episodes < 1 or seed < 0:
+        raise ConfigError("--episodes must be at least 1 and --seed at least 0")
+    if world == "babyai":
+        if tasks or demos:
+            raise ConfigError("--tasks and --demos are for scienceworld")
+        _train_babyai(out_folder, seed, episodes, only)
+    else:
+        _train_scienceworld(out_folder, seed, only, _tasks(tasks), demos or _cache())
+
+
+def _train_babyai(out_folder: Path, seed: int, episodes: int, only: str) -> None:
+    from londi.cloning import train as cloning
+    from londi.cloning.babyai import corpus, demos
+    from londi.envs.babyai import KINDS
+
+    with bar("demonstrations", episodes) as move:
+        shown = demos.collect(KINDS, episodes, seed=seed, progress=lambda n: move(advance=n))
+    for name, recipe in (("quick", corpus.QUICK), ("deepthink", corpus.DEEPTHINK)):
+        if only in ("both", name):
+            folder = out_folder / name
+            folder.mkdir(parents=True, exist_ok=True)
+            data = corpus.BabyAICorpus.build(shown, folder, thinks=recipe.thinks)
+            with bar(name, recipe.num_updates) as move:
+                cloning.train(data, recipe, folder, seed=seed, progress=partial(_show, move))
+            out.print(f"{name}: {folder}", soft_wrap=True)
+
+
+def _train_scienceworld(out_folder: Path, seed: int, only: str, tasks: tuple[str, ...], cache: Path) -> None:
+    from londi.cloning import train as cloning
+    from londi.cloning.scienceworld import corpus, demos
+
+    _demonstrate(cache, tasks, 300, seed, 2)
+    shown = demos.read(cache, tasks, seed)
+    if not shown:
+        raise ConfigError(f"no demonstrations of {', '.join(tasks)} in {cache}: none of them was solved")
+    for name, recipe in (("quick", corpus.QUICK), ("deepthink", corpus.DEEPTHINK)):
+        if only in ("both", name):
+            folder = out_folder / name
+            folder.mkdir(parents=True, exist_ok=True)
+            data = corpus.ScienceWorldCorpus.build(shown, folder, thinks=recipe.thinks)
+            with bar(name, recipe.num_updates) as move:
+                cloning.train(data, recipe, folder, seed=seed, progress=partial(_show, move))
+            out.print(f"{name}: {folder}", soft_wrap=True)
+
+
+def _demonstrate(folder: Path, tasks: tuple[str, ...], most: int, seed: int, processes: int) -> None:
+    from londi.cloning.scienceworld import demos, gold
+
+    if most < 1 or seed < 0 or processes < 1:
+        raise ConfigError("--most and --processes must be at least 1, --seed at least 0")
+    jobs = gold.missing(folder, tasks, "train", "easy", most)
+    with bar("solutions", len(jobs)) as move:
+        gold.generate(folder, jobs, "train", "easy", processes, progress=lambda done: move(done))
+    golds = list(gold.solved(folder, tasks, "train", "easy", most))
+    with bar("demonstrations", len(golds)) as move:
+        demos.collect(folder, golds, seed=seed, processes=processes, progress=lambda done: move(done))
+
+
+def _tasks(tasks: tuple[str, ...]) -> tuple[str, ...]:
+    from londi.envs.tasks import PAIR_TASKS, SCIENCEWORLD
+    from londi.errors import did_you_mean
+
+    for task in tasks:
+        if task not in SCIENCEWORLD:
+            raise ConfigError(f"unknown ScienceWorld task '{task}'{did_you_mean(task, SCIENCEWORLD)}")
+    return tasks or PAIR_TASKS
+
+
+def _show(move: Callable[..., None], update: int, loss: float) -> None:
+    move(update, extra=f"loss {loss:.3f}")

@@ -1,0 +1,126 @@
+"""Solutions of ScienceWorld's variations, worked out by the simulator once and kept in a folder.
+
+One file for each task and split, a JSON line for each variation; what is there already is not worked out again, so
+that it can be stopped and gone on with at any moment.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from threading import Lock
+
+from londi.envs.jvm import POOL, SimulatorLostError
+from londi.errors import ConfigError
+
+HEAP_MB = 768
+"""Working out a solution needs more memory than playing it."""
+
+
+@dataclass(frozen=True)
+class Gold:
+    """The simulator's own solution of one variation, and the score that playing it again came to."""
+
+    task: str
+    variation: int
+    simplification: str
+    actions: tuple[str, ...]
+    score: int
+
+
+def path_of(folder: Path, task: str, split: str) -> Path:
+    """The file of a task and split."""
+    return folder / f"{task}-{split}.jsonl"
+
+
+def read(folder: Path, task: str, split: str, simplification: str) -> list[Gold]:
+    """Return what is known, in the order of the variations; a line that was cut off is left out."""
+    path = path_of(folder, task, split)
+    found: dict[int, Gold] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            data = json.loads(line)
+            gold = Gold(**data | {"actions": tuple(data["actions"])})
+        except (ValueError, KeyError, TypeError):
+            continue
+        if gold.simplification == simplification:
+            found[gold.variation] = gold
+    return [found[number] for number in sorted(found)]
+
+
+def missing(
+    folder: Path, tasks: Sequence[str], split: str, simplification: str, most: int | None
+) -> list[tuple[str, int]]:
+    """Return (task, variation) of what is not known yet; at most the first `most` variations of a task are wanted."""
+    if most is not None and most < 1:
+        raise ConfigError(f"at least 1 variation of a task, not {most}")
+    simulator = POOL.take(HEAP_MB, timeout=600)
+    jobs = []
+    for task in tasks:
+        known = {gold.variation for gold in read(folder, task, split, simplification)}
+        simulator.load(task, 0, simplification)
+        wanted = simulator.variations(split)[:most]
+        jobs += [(task, variation) for variation in wanted if variation not in known]
+    POOL.give(simulator)
+    return jobs
+
+
+def generate(
+    folder: Path,
+    jobs: Sequence[tuple[str, int]],
+    split: str,
+    simplification: str,
+    processes: int = 2,
+    progress: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Work out solutions and play each once, `processes` simulators at a time; each is written as it is found.
+
+    A variation whose simulator is lost is recorded with no actions. `progress` is told how many are done.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = Lock()
+
+    def one(job: tuple[str, int]) -> None:
+        gold = _solve(*job, simplification)
+        with lock, path_of(folder, job[0], split).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(gold)) + "\n")
+
+    with ThreadPoolExecutor(processes) as pool:
+        try:
+            for done, _ in enumerate(pool.map(one, jobs), start=1):
+                progress(done)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    POOL.clear()
+
+
+def _solve(task: str, variation: int, simplification: str) -> Gold:
+    simulator = POOL.take(HEAP_MB, timeout=600)
+    try:
+        simulator.load(task, variation, simplification, gold=True)
+        actions = simulator.gold()
+        simulator.load(task, variation, simplification)
+        score = 0
+        for action in actions:
+            simulator.step(action)
+            score = simulator.score()
+            if simulator.completed() or score < 0:
+                break
+        return Gold(task, variation, simplification, tuple(actions), score)
+    except SimulatorLostError:
+        return Gold(task, variation, simplification, (), 0)
+    finally:
+        POOL.give(simulator)
+
+
+def solved(
+    folder: Path, tasks: Sequence[str], split: str, simplification: str, most: int | None = None
+) -> Iterator[Gold]:
+    """Yield the known solutions that came to a score of 100, at most `most` a task."""
+    for task in tasks:
+        full = [gold for gold in read(folder, task, split, simplification) if gold.score == 100]
+        yield from full[:most]
