@@ -63,6 +63,27 @@ def test_every_task_has_an_id() -> None:
     assert len(SCIENCEWORLD) == 30
 
 
+def test_consecutive_seeds_visit_tasks_and_variations_in_turn() -> None:
+    tasks = ("lifespan-longest-lived", "chemistry-mix-paint-secondary-color")
+    env = envs.make("londi/ScienceWorld-v0", task=tasks, split="dev", heap_mb=256)
+    assert isinstance(env, ScienceWorldEnv)
+    played = []
+    for seed in range(18):
+        _, info = env.reset(seed=seed)
+        played.append((env.task, info["variation"]))
+        assert env.settings["task"] == env.task
+    assert [task for task, _ in played] == [*tasks] * 9
+    assert len({number for task, number in played if task == tasks[1]}) == 9, "all nine of the split"
+    _, info = env.reset(seed=3, options={"variation": 2})
+    assert (env.task, info["variation"]) == (tasks[0], 2), "whatever the seed and the split"
+    for wrong in (-1, "two"):
+        with pytest.raises(ConfigError, match="a variation is a number"):
+            env.reset(options={"variation": wrong})
+    env.close()
+    with pytest.raises(ConfigError, match="at least one"):
+        ScienceWorldEnv(())
+
+
 def test_an_episode_begins_with_the_room_and_what_is_carried(env: ScienceWorldEnv) -> None:
     observation, info = env.reset(seed=1)
     assert "In your inventory, you see" in observation

@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium
 
 from londi.envs.base import TextEnv
-from londi.envs.tasks import SCIENCEWORLD
+from londi.envs.tasks import PAIR_TASKS, SCIENCEWORLD
 from londi.errors import EnvError, did_you_mean
 
 __all__ = ["TextEnv", "ids", "make", "register_envs"]
@@ -33,6 +33,7 @@ def register_envs() -> None:
     for name, kinds in _BABYAI.items():
         _register(f"londi/BabyAI-{name}-v0", "londi.envs.babyai:BabyAITextEnv", {"kinds": kinds})
     _register("londi/BabyAI-Text-v0", "londi.envs.babyai:BabyAITextEnv", {"level": "BabyAI-GoToLocal-v0"})
+    _register("londi/ScienceWorld-v0", "londi.envs.scienceworld:ScienceWorldEnv", {"task": PAIR_TASKS})
     for task in SCIENCEWORLD:
         _register(f"londi/ScienceWorld-{task}-v0", "londi.envs.scienceworld:ScienceWorldEnv", {"task": task})
     _register("londi/KeyDoor-v0", "londi.envs.keydoor:KeyDoorEnv", {})

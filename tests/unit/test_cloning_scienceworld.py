@@ -1,0 +1,199 @@
+"""What the ScienceWorld pair learns from: solutions, plans, demonstrations, tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from londi.cloning.scienceworld import corpus, demos, gold
+from londi.cloning.scienceworld.corpus import TEMPLATE, ScienceWorldCorpus
+from londi.cloning.scienceworld.demos import HOUSE, Demonstration, room_of, toward
+from londi.cloning.scienceworld.tidy import tidy
+from londi.cloning.scienceworld.tokenizer import END, THOUGHT, UNKNOWN, normalise
+from londi.cloning.train import IGNORE, Recipe, train
+from londi.envs.jvm import POOL
+from londi.errors import ConfigError
+from londi.lms.transformers import TransformersLM
+
+TASK = "find-animal"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Three solved variations, played and written down."""
+    where = tmp_path_factory.mktemp("demos")
+    jobs = gold.missing(where, [TASK], "train", "easy", 3)
+    gold.generate(where, jobs, "train", "easy", processes=1)
+    demos.collect(where, list(gold.solved(where, [TASK], "train", "easy")), seed=0, copies=1, processes=1)
+    yield where
+    POOL.clear()
+
+
+@pytest.fixture(scope="module")
+def shown(folder: Path) -> list[Demonstration]:
+    return demos.read(folder, [TASK], seed=0)
+
+
+@pytest.fixture(scope="module")
+def data(shown: list[Demonstration], tmp_path_factory: pytest.TempPathFactory) -> ScienceWorldCorpus:
+    return ScienceWorldCorpus.build(shown, tmp_path_factory.mktemp("tokenizer"), thinks=True)
+
+
+# Solutions and demonstrations -----------------------------------------------------------------------------------------
+
+
+def test_solutions_lead_to_the_goal_and_are_kept(folder: Path) -> None:
+    found = gold.read(folder, TASK, "train", "easy")
+    assert [each.score for each in found] == [100, 100, 100]
+    assert gold.missing(folder, [TASK], "train", "easy", 3) == []
+    assert len(gold.missing(folder, [TASK], "train", "easy", 5)) == 2
+    with pytest.raises(ConfigError, match="at least 1"):
+        gold.missing(folder, [TASK], "train", "easy", 0)
+
+
+def test_a_line_that_was_cut_off_is_found_missing(folder: Path, tmp_path: Path) -> None:
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_text(path.read_text()[:-20], encoding="utf-8")
+    assert len(gold.missing(tmp_path, [TASK], "train", "easy", 3)) == 1
+    assert len({demo.variation for demo in demos.read(tmp_path, [TASK], seed=0)}) == 2
+    assert demos.read(tmp_path, [TASK], seed=1) == [], "of another seed"
+
+
+def test_demonstrations_are_short_and_say_where_and_what(shown: list[Demonstration]) -> None:
+    for demo in shown:
+        here = room_of(demo.observation)
+        assert demo.action == (demo.next if here == demo.room else f"go to {toward(here, demo.room)}")
+        assert not demo.action.startswith(("open door", "look", "wait"))
+    first = [demo for demo in shown if demo.variation == shown[0].variation]
+    begins = [i for i, demo in enumerate(first) if demo.last == ()]
+    assert len(begins) == 2, "once without noise and once with it"
+    plain = first[: begins[1]]
+    assert [demo.last for demo in plain] == [tuple(d.action for d in plain[:i]) for i in range(len(plain))]
+
+
+def test_the_first_animal_seen_is_taken_by_the_name_it_is_shown_with(shown: list[Demonstration]) -> None:
+    for demo in shown:
+        if demo.action.startswith("focus on"):
+            name = demo.action.removeprefix("focus on ")
+            assert name in demo.observation
+            assert name.startswith("baby ") or name.endswith(" egg")
+
+
+def test_the_way_through_the_house() -> None:
+    assert toward("bathroom", "workshop") == "kitchen"
+    assert toward("foundry", "greenhouse") == "outside"
+    assert toward("workshop", "outside") == "hallway"
+    for room, doors in HOUSE.items():
+        assert all(room in HOUSE[door] for door in doors), "doors lead both ways"
+
+
+# Plans ----------------------------------------------------------------------------------------------------------------
+
+OUTSIDE = "Here you see: air; an axe; a blue jay egg; a fire pit; a baby wolf; You also see: A door"
+GREENHOUSE = (
+    "In it, you see: air; a flower pot 2 (containing water); "
+    "a flower pot 3 (containing a peach tree in the adult stage, soil); a jug"
+)
+WORKSHOP = "On the table is: a battery, a black wire, a red wire, a blue light bulb, which is off, a green wire"
+
+
+def test_plans_name_what_is_seen() -> None:
+    found = tidy(
+        "find-living-thing",
+        [("outside", "focus on egg dove"), ("outside", "pick up dove"), ("kitchen", "move egg dove egg to red box")],
+        [OUTSIDE, OUTSIDE, ""],
+    )
+    assert [action for _, action in found] == [
+        *("focus on blue jay egg", "pick up blue jay egg", "move blue jay egg to red box"),
+    ]
+    found = tidy("lifespan-longest-lived", [("outside", "focus on baby baby wolf")], [OUTSIDE])
+    assert found == [("outside", "focus on baby wolf")]
+    found = tidy(
+        "find-plant",
+        [("greenhouse", "focus on adult plum"), ("greenhouse", "pick up flower pot 9"), ("hall", "move it to red box")],
+        [GREENHOUSE, GREENHOUSE, ""],
+    )
+    assert found[0][1] == "focus on peach tree"
+    assert found[-1] == ("hall", "move flower pot 3 to red box")
+
+
+def test_circuits_take_what_lies_first() -> None:
+    steps = [
+        ("workshop", "focus on paper clip in inventory"),
+        ("workshop", "connect battery anode to green wire terminal 1"),
+        ("workshop", "move paper clip to red box"),
+    ]
+    found = [action for _, action in tidy("test-conductivity", steps, [WORKSHOP] * 3)]
+    assert found[0] == "focus on paper clip"
+    assert found[1] == "connect battery anode to black wire terminal 1"
+    assert found[3] == "connect black wire terminal 2 to cathode in blue light bulb"
+    assert found[-2] == "connect paper clip terminal 2 to green wire terminal 1"
+    assert len(found) == 8
+
+
+# Tokens ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_tokenizer_does_what_is_counted_on(shown: list[Demonstration], data: ScienceWorldCorpus) -> None:
+    tokenizer, unknown = data.vocabulary.tokenizer(), data.vocabulary.ids[UNKNOWN]
+    for demo in shown:
+        assert tokenizer.normalizer.normalize_str(demo.observation) == normalise(demo.observation)
+        prompt = str(TEMPLATE.render(demo.goal, [demo.observation], demo.last))
+        assert unknown not in tokenizer.encode(prompt).ids
+        text = tokenizer.encode(corpus.reply(demo, thinks=True)).tokens
+        assert text[-1] == END
+        answer = text[text.index(THOUGHT) + 1 : -1]
+        assert " ".join(answer) == demo.action, "what is decoded is the action itself"
+
+
+def test_names_are_one_token_and_numbers_can_be_compared(data: ScienceWorldCorpus) -> None:
+    tokens = (
+        data.vocabulary.tokenizer().encode("obs: a Blue Box; unknown substance B, -12.0 degrees; flower pot 7").tokens
+    )
+    assert {"blue box", "unknown substance b", "flower pot 7", "-12"} <= set(tokens)
+    parts = dict(zip(data.vocabulary.words, data.parts, strict=True))
+    assert set(parts["-12"]) < set(parts["55"]) < set(parts["130"])
+
+
+def test_a_batch_renames_each_row_consistently(data: ScienceWorldCorpus) -> None:
+    words = np.array(data.vocabulary.words)
+    rows = np.arange(len(data))
+    ids, labels = (part.numpy() for part in data.batch(rows, np.random.default_rng(0)))
+    old, changed = data.ids[:, data.ids.shape[1] - ids.shape[1] :], 0
+    for before, after, label in zip(old, ids, labels, strict=True):
+        names = {(a, b) for a, b in zip(words[before], words[after], strict=True) if a != b}
+        changed += bool(names)
+        assert len({a for a, _ in names}) == len(names) == len({b for _, b in names}), "one to one"
+        kinds = {(a.endswith(" box"), b.endswith(" box")) for a, b in names}
+        assert kinds <= {(True, True), (False, False)}, "a box stays a box"
+        assert (after[label != IGNORE] == label[label != IGNORE]).all()
+    assert changed > len(rows) / 2
+
+
+def test_all_rows_are_taken_in_batches_of_like_length(data: ScienceWorldCorpus) -> None:
+    order = data.shuffled(8, np.random.default_rng(1))
+    assert len(order) == len(set(order.tolist())) == len(data) // 8 * 8
+    lengths = (data.ids[order] != 0).sum(1).reshape(-1, 8)
+    assert np.ptp(lengths, 1).mean() < np.ptp(lengths)
+
+
+def test_a_clone_speaks_free_text_and_says_how_sure_it_is(data: ScienceWorldCorpus, tmp_path: Path) -> None:
+    data.vocabulary.save(tmp_path)
+    train(data, Recipe(16, 1, 2, 32, thinks=True, num_updates=5, batch_size=16, context=320), tmp_path, seed=0)
+    lm = TransformersLM(str(tmp_path))
+    prompts = ["goal: find an animal\nlast: none\nobs: This room is called the kitchen.\nact:", "goal: x\nact:"]
+    both, alone = lm.decide(prompts), lm.decide(prompts[:1])[0]
+    assert both[0].action == alone.action
+    assert both[0].logprob == pytest.approx(alone.logprob, abs=1e-4)
+    assert both[0].entropy == pytest.approx(alone.entropy, abs=1e-4)
+    assert both[0].hidden is not None
+    np.testing.assert_allclose(both[0].hidden, alone.hidden, atol=1e-4)
+    for decision in both:
+        assert decision.logprob is not None
+        assert decision.entropy is not None
+        assert decision.logprob < 0 < decision.entropy < np.log(len(data.parts))
+    assert json.loads((tmp_path / "recipe.json").read_text())["thinks"] is True
