@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ import torch
 from londi.bench import score
 from londi.bench.base import row
 from londi.cli import main
+from londi.lms.client import Client, Reply
 from londi.lms.scoring import CausalScorer, FullScorer
 from londi.lms.tree import PrefixTree
+from londi.usage import Usage
 
 SMALL = score.Sizes(batches=(1, 2), rounds=1, layers=1)
 
@@ -51,3 +54,26 @@ def test_wrong_input(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> No
         main(["bench", "score", *wrong])
     assert stopped.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_http_counts_right(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["bench", "http", "--requests", "200", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["passed"]
+    assert min(count for fault, count in found["faults"].items() if fault != "slow") > 0
+    assert found["rows"][0]["ratio"] > 3
+
+
+def test_http_finds_a_lost_charge(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    honest = Client._attempt
+
+    async def forgetful(self: Client, *args: Any) -> Reply:
+        reply = await honest(self, *args)
+        return Reply(reply.data, Usage(), reply.error, reply.status) if reply.data is None else reply
+
+    monkeypatch.setattr(Client, "_attempt", forgetful)
+    with pytest.raises(SystemExit) as stopped:
+        main(["bench", "http", "--requests", "100", "--json"])
+    assert stopped.value.code == 1
+    checks = json.loads(capsys.readouterr().out)["checks"].values()
+    assert [check["passed"] for check in checks] == [False, False, True, True, True]
