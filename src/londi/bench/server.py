@@ -65,8 +65,8 @@ class Script:
 
 
 def tokenise(text: str) -> list[str]:
-    """Split into words, each with the space before it."""
-    return re.findall(r"\s*\S+", text)
+    """Split into words, each with the space before it; what the text ends with is one more."""
+    return re.findall(r"\s*\S+|\s+\Z", text)
 
 
 class ScriptedServer:
@@ -201,10 +201,10 @@ def answer_of(script: Script, entry: Entry) -> tuple[int, dict[str, Any]]:
 
 
 def _next(script: Script, prompt: str, begun: str) -> dict[str, float]:
-    """Log-probabilities of the next token after the beginning of an action, its space before it."""
+    """Log-probabilities of the next token after the beginning of an action: its space before it, a line's end after."""
     found: dict[str, float] = {}
     for action, p in script.distribution(prompt).items():
-        whole = f" {action}"
+        whole = f" {action}\n"
         if whole.startswith(begun) and whole != begun:
             token = tokenise(whole[len(begun) :])[0]
             found[token] = found.get(token, 0.0) + p

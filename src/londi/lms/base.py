@@ -81,15 +81,16 @@ def split_thought(text: str) -> tuple[str, str]:
     return before.replace("<think>", "").strip(), after.strip()
 
 
-def closest_candidate(text: str, candidates: Sequence[str]) -> str | None:
-    """Return the candidate with which `text` ends, or the one named last in it; None where none is named.
+def naming(candidate: str) -> re.Pattern[str]:
+    """What finds a candidate in a text without capitals, and not within a word: `go` is not in `the goal`."""
+    return re.compile(rf"(?<!\w){re.escape(candidate.strip().lower())}(?!\w)", re.ASCII)
 
-    Within a word none is named: `go` is not in `the goal`.
-    """
+
+def closest_candidate(text: str, candidates: Sequence[str]) -> str | None:
+    """Return the candidate with which `text` ends, or the one named last in it; None where none is named."""
     text, best, best_end = text.lower(), None, -1
     for candidate in candidates:
-        found = re.finditer(rf"(?<!\w){re.escape(candidate.strip().lower())}(?!\w)", text, re.ASCII)
-        end = max((match.end() for match in found), default=-1)
+        end = max((match.end() for match in naming(candidate).finditer(text)), default=-1)
         if end >= 0 and (end, len(candidate)) > (best_end, len(best or "")):
             best, best_end = candidate, end
     return best

@@ -9,6 +9,7 @@ server does that, with the log-probabilities along it; else a free reply, and on
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 import weakref
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ import numpy as np
 from londi.config import ServerConfig
 from londi.errors import ModelError
 from londi.lms import choosing
-from londi.lms.base import Decision, closest_candidate, log_softmax, split_thought
+from londi.lms.base import Decision, closest_candidate, log_softmax, naming
 from londi.lms.client import Client, Reply, Sleep
 from londi.lms.dollars import prices_of
 from londi.lms.loop import later, run
@@ -76,6 +77,11 @@ class HTTPLM:
         """How it chooses among candidates, as found out: `logprobs`, `guided` or `generate`."""
         return run(self._probe.abilities()).choose
 
+    @property
+    def probing(self) -> Usage:
+        """What finding out about the server has cost so far; it is part of no decision."""
+        return self._priced(self._probe.spent)
+
     def check(self) -> None:
         """See that the server answers; raises `ModelError` as `decide` does."""
         run(self._probe.abilities())
@@ -106,7 +112,8 @@ class HTTPLM:
         """Return the most that `decide` is charged for each prompt, all attempts and the repair included.
 
         It rests on two bounds: a tokenizer makes no more tokens than there are bytes, and a chat template adds no more
-        than `OVERHEAD`. Dollars are 0 where no price is known. Raises `ModelError` as `decide` does.
+        than `OVERHEAD`. A server that reports more tokens than that is believed, and its call charged in full. Dollars
+        are 0 where no price is known. Raises `ModelError` as `decide` does.
         """
         abilities = run(self._probe.abilities())
         cases = []
@@ -119,7 +126,7 @@ class HTTPLM:
 
     def most(self, prompt: str, candidates: Sequence[str] | None) -> Usage:
         """Return the most that one attempt of any request about this prompt can cost, in tokens."""
-        texts = [self.system, prompt, *(candidates or ()), *(candidates or ()), _ONLY]
+        texts = [self.system, prompt, *(candidates or ()), *(candidates or ()), _ONLY, json.dumps(self.server.request)]
         size = sum(len(text.encode()) + 4 for text in texts)
         return Usage(size + OVERHEAD, 0, self.max_new_tokens)
 
@@ -131,7 +138,7 @@ class HTTPLM:
             return 2
         if abilities.echo:
             return len(candidates)
-        return sum(min(LONGEST_WALK, len(text) + 1) for text in candidates)
+        return sum(min(LONGEST_WALK, len(text) + 2) for text in candidates)  # the space before it, the end of its line
 
     def _priced(self, usage: Usage) -> Usage:
         return usage if self.prices is None else usage + Usage(dollars=self.prices.dollars(usage))
@@ -166,7 +173,7 @@ class _Asked:
 
     async def _post(self, body: dict[str, Any]) -> Reply:
         most = Usage(self.most.prompt_tokens, 0, body[self.abilities.limit])
-        reply = await self.lm.client.post(self.abilities.path, body, most, _checked)
+        reply = await self.lm.client.post(self.abilities.path, body, most, choosing.check)
         self.spent += reply.usage
         return reply
 
@@ -175,7 +182,7 @@ class _Asked:
         reply = await self._post(self._first_line(self._body(self.prompt)))
         if reply.data is None:
             return self._failed(reply.error)
-        thought, text = _read(reply.data)
+        thought, text = choosing.read(reply.data)
         return Decision(text, self.spent, None, thought) if text else self._failed("the reply is empty")
 
     async def replied(self) -> Decision:
@@ -186,49 +193,56 @@ class _Asked:
             reply = await self._post(self._first_line(self._body(text, choosing_among=self.candidates)))
             if reply.data is None:
                 return self._failed(reply.error)
-            thought, answer = _read(reply.data)
-            action = self._action(answer)
+            thought, answer = choosing.read(reply.data)
+            action = self._action(answer, choosing.cut_off(reply.data))
             if action is not None:
                 logprobs = self._along(reply.data, answer, action)
                 return Decision(action, self.spent, logprobs, thought)
-            said = f"the reply names no action: '{answer[:80]}'" if answer else "the reply is empty"
             if attempt:
-                return self._failed(said)
+                shown = self.lm.client.clean(answer)[:80]
+                return self._failed(f"the reply names no action: '{shown}'" if shown else "the reply is empty")
         raise AssertionError  # pragma: no cover
 
-    def _action(self, answer: str) -> str | None:
+    def _action(self, answer: str, cut_off: bool) -> str | None:
         if self.abilities.choose == "guided":
             found = choosing.guided_action(answer, self.candidates)
-            if found is not None:
+            if found is not None or cut_off:
                 return found
-        return closest_candidate(answer, self.candidates)
+        read = choosing.cut_action if cut_off else closest_candidate
+        return read(answer, self.candidates)
 
     def _along(self, data: dict[str, Any], answer: str, action: str) -> tuple[float, ...] | None:
         """Log-probabilities of the candidates along a reply, where the server gives them and they can be read."""
         try:
             reply = choosing.tokens(data["choices"][0])
-        except (ValueError, KeyError, TypeError):
+        except ValueError:
             return None
         text = "".join(token.text for token in reply)
         if not any(token.top for token in reply) or answer not in text:
             return None
-        lead = text[: text.rfind(answer)]
+        lead, candidates, tail = text[: text.rfind(answer)], list(self.candidates), ""
         if self.abilities.choose == "guided" and choosing.guided_action(answer, self.candidates) is not None:
-            before, tail = choosing.guided_frame(answer, action)
+            frame = choosing.guided_frame(answer, action, self.candidates)
+            if frame is None:
+                return None
+            before, tail, candidates = frame
         else:
-            start = answer.lower().rfind(action.lower())
-            before, tail = answer[:start], ""
-        scores = choosing.along_reply(reply, lead + before, tail, self.candidates)
+            reply, lead, candidates = choosing.lowered(reply), lead.lower(), [text.lower() for text in candidates]
+            named = [match.start() for match in naming(action).finditer(answer.lower())]
+            before = answer.lower()[: named[0 if choosing.cut_off(data) else -1]]
+        scores = choosing.along_reply(reply, lead + before, tail, candidates)
         return tuple(log_softmax(scores).tolist()) if np.isfinite(scores).all() else None
 
     async def scored(self) -> Decision:
         """The log-probability of each candidate after the prompt, by completions."""
         lead = "" if self.prompt[-1:].isspace() else " "
-        answers = [lead + text for text in self.candidates]
+        answers = choosing.ended([lead + text for text in self.candidates])
         try:
             scores = await (self._echoed(answers) if self.abilities.echo else self._walked(answers))
         except _FailedError as error:
             return self._failed(str(error))
+        if not np.isfinite(scores).all():
+            return self._failed("the log-probabilities can't be read: they are not finite")
         logprobs = log_softmax(np.array(scores))
         return Decision(self.candidates[int(logprobs.argmax())], self.spent, tuple(logprobs.tolist()))
 
@@ -240,7 +254,7 @@ class _Asked:
                 raise _FailedError(reply.error)
             try:
                 return choosing.echoed(reply.data["choices"][0], self.prompt, answer)
-            except (ValueError, KeyError, TypeError) as error:
+            except ValueError as error:
                 raise _FailedError(f"the log-probabilities can't be read: {error}") from error
 
         return await _all(one(answer) for answer in answers)
@@ -256,7 +270,7 @@ class _Asked:
                 raise _FailedError(reply.error)
             try:
                 return dict(choosing.tokens(reply.data["choices"][0])[0].top)
-            except (ValueError, KeyError, TypeError, IndexError) as error:
+            except (ValueError, IndexError) as error:
                 raise _FailedError(f"the log-probabilities can't be read: {error}") from error
 
         async def one(answer: str) -> float:
@@ -303,26 +317,6 @@ async def _all(coroutines: Any) -> list[Any]:
         if isinstance(each, BaseException):
             raise each
     return list(found)
-
-
-def _checked(data: dict[str, Any]) -> None:
-    choice = data["choices"][0]
-    if "message" in choice:
-        if not isinstance(choice["message"].get("content"), str | None):
-            raise TypeError("content that is no text")
-    elif not isinstance(choice["text"], str):
-        raise TypeError("no text")
-
-
-def _read(data: dict[str, Any]) -> tuple[str, str]:
-    """The thought and the text of an answer."""
-    choice = data["choices"][0]
-    if "message" not in choice:
-        return split_thought(choice["text"])
-    message = choice["message"]
-    thought, text = split_thought(message.get("content") or "")
-    own = message.get("reasoning_content") or message.get("reasoning") or ""
-    return f"{own}\n{thought}".strip(), text
 
 
 def _rebuilt(model: str, server: ServerConfig, max_new_tokens: int, system: str) -> HTTPLM:
