@@ -24,7 +24,7 @@ from londi.lms import choosing
 from londi.lms.base import Decision, closest_candidate, log_softmax, naming
 from londi.lms.client import Client, Reply, Sleep
 from londi.lms.dollars import prices_of
-from londi.lms.loop import later, run
+from londi.lms.loop import awaited, later, run
 from londi.lms.probe import Abilities, Probe
 from londi.prompt import Prompt
 from londi.usage import Usage
@@ -67,7 +67,7 @@ class HTTPLM:
         self._closes.atexit = False
 
     def __reduce__(self) -> Any:
-        return _rebuilt, (self.name, self.server, self.max_new_tokens, self.system)
+        return _rebuilt, (self.name, self.server, self.max_new_tokens, self.system, self._probe.known)
 
     def __repr__(self) -> str:
         return f"HTTPLM({self.name!r}, {self.server.base_url!r})"
@@ -106,7 +106,7 @@ class HTTPLM:
 
     async def adecide(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Decision]:
         """As `decide`, from a coroutine."""
-        return await asyncio.to_thread(self.decide, prompts, candidates)
+        return await awaited(self._decide_all(prompts, candidates))
 
     def worst_case(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Usage]:
         """Return the most that `decide` is charged for each prompt, all attempts and the repair included.
@@ -319,8 +319,10 @@ async def _all(coroutines: Any) -> list[Any]:
     return list(found)
 
 
-def _rebuilt(model: str, server: ServerConfig, max_new_tokens: int, system: str) -> HTTPLM:
-    return HTTPLM(model, server, max_new_tokens=max_new_tokens, system=system)
+def _rebuilt(model: str, server: ServerConfig, max_new_tokens: int, system: str, known: Abilities | None) -> HTTPLM:
+    found = HTTPLM(model, server, max_new_tokens=max_new_tokens, system=system)
+    found._probe.known = known
+    return found
 
 
 def load(model: str, server: ServerConfig, max_new_tokens: int | None, system: str) -> HTTPLM:

@@ -23,6 +23,11 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
         raise
 
 
+async def awaited(coroutine: Coroutine[Any, Any, T]) -> T:
+    """As `run`, from a coroutine on another loop, which goes on meanwhile."""
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, _loop()))
+
+
 def later(function: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a coroutine on the loop, if there is one, without waiting for it."""
     loop = _loops.get(os.getpid())

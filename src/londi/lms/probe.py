@@ -9,13 +9,17 @@ from typing import Any, Literal
 from londi.config import ServerConfig
 from londi.errors import ModelError
 from londi.lms import choosing
-from londi.lms.client import Client, Reply
+from londi.lms.client import TOO_LONG, Client, Reply
 from londi.usage import Usage
 
 Api = Literal["chat", "completions"]
 Choose = Literal["logprobs", "guided", "generate"]
 _REPLY = 64
 """Tokens that a probe lets the model write."""
+_LONG_REPLY = 1024
+"""Tokens for a model that thinks, if the server shows no reply that was cut off."""
+_PASSING = (0, 408, 409, 429, 502, 503, 504)
+"""Statuses that say nothing of what a server can do; 0 for no answer."""
 _MOST_TOP: dict[Api, tuple[int, ...]] = {"chat": (20, 5, 0), "completions": (1000, 20, 5, 0)}
 """Likeliest tokens asked for, until the server permits it; llama.cpp shows as many as one wants."""
 
@@ -48,7 +52,8 @@ class Probe:
         self.client, self.model, self.server, self.system = client, model, server, system
         self.spent = Usage()
         self._lock = asyncio.Lock()
-        self._known: Abilities | None = None
+        self.known: Abilities | None = None
+        """What was found out; None before."""
 
     async def abilities(self) -> Abilities:
         """Return what is needed to decide.
@@ -57,13 +62,13 @@ class Probe:
         in the way that the settings ask for.
         """
         async with self._lock:
-            if self._known is None:
-                self._known = await self._find()
-            return self._known
+            if self.known is None:
+                self.known = await self._find()
+            return self.known
 
     def body(self, text: str, abilities: Abilities | None = None) -> dict[str, Any]:
         """A request about a text, without the length of the reply."""
-        found = abilities or self._known
+        found = abilities or self.known
         assert found is not None
         body: dict[str, Any] = {"model": self.model} | ({"temperature": 0} if found.temperature else {})
         body |= self.server.request
@@ -86,10 +91,12 @@ class Probe:
         wanted, shows = self.server.choose, bool(found.top or found.echo)
         if wanted == "logprobs" and not shows:
             raise ModelError(f"{self._where()} shows no log-probabilities: set server.choose = 'auto'")
-        if wanted != "auto":
+        if wanted in ("logprobs", "generate"):
             return wanted
         if found.api == "chat" and await self._guides(found):
             return "guided"
+        if wanted == "guided":
+            raise ModelError(f"{self._where()} holds no reply to a JSON schema: set server.choose = 'auto'")
         return "logprobs" if shows else "generate"
 
     async def _basic(self, found: Abilities, final: bool) -> Abilities | None:
@@ -118,35 +125,47 @@ class Probe:
 
     async def _post(self, found: Abilities, more: dict[str, Any], text: str = "Say yes.") -> Reply:
         body = {**self.body(text, found), found.limit: _REPLY, **more}
-        most = Usage(1024 + len(self.system.encode()), 0, _REPLY)
-        reply = await self.client.post(found.path, body, most, lambda data: data["choices"][0])
-        self.spent += reply.usage
+        reply = Reply(None, Usage())
+        for limit in (body[found.limit], _LONG_REPLY):
+            most = Usage(1024 + len(self.system.encode()), 0, limit)
+            reply = await self.client.post(found.path, body | {found.limit: limit}, most, choosing.check)
+            self.spent += reply.usage
+            if TOO_LONG not in reply.error:
+                break
         return reply
 
+    async def _permits(self, found: Abilities, more: dict[str, Any], text: str = "Say yes.") -> dict[str, Any] | None:
+        """The answer to a request that the server may refuse; None where it does.
+
+        Raises `ModelError` where it only can't answer now: what is concluded holds as long as the model is used.
+        """
+        reply = await self._post(found, more, text)
+        if reply.data is None and reply.status in _PASSING:
+            raise ModelError(self._refusal(reply))
+        return reply.data
+
     async def _echoes(self, found: Abilities) -> bool:
-        reply = await self._post(found, {"echo": True, "logprobs": 1, found.limit: 1}, "one two: three")
+        data = await self._permits(found, {"echo": True, "logprobs": 1, found.limit: 1}, "one two: three")
         try:
-            choosing.echoed((reply.data or {})["choices"][0], "one two:", " three")
-        except (ValueError, KeyError, TypeError, IndexError):
+            choosing.echoed(data["choices"][0] if data else {}, "one two:", " three")
+        except ValueError:
             return False
         return True
 
     async def _guides(self, found: Abilities) -> bool:
         answers = ("yes", "no")
-        reply = await self._post(found, {"response_format": choosing.schema(answers), found.limit: 2 * _REPLY})
-        if reply.data is None:
+        data = await self._permits(found, {"response_format": choosing.schema(answers), found.limit: 2 * _REPLY})
+        if data is None:
             return False
-        choice = reply.data["choices"][0]
-        text = (choice.get("message") or {}).get("content") or ""
+        text = choosing.read(data)[1]
         # a reasoning model may have used up the reply for its thoughts
-        return choosing.guided_action(text, answers) is not None or (
-            not text and choice.get("finish_reason") == "length"
-        )
+        return choosing.guided_action(text, answers) is not None or (not text and choosing.cut_off(data))
 
     async def everything(self) -> dict[str, Any]:
         """Return all there is to show about the server; raises `ModelError` as `abilities` does."""
         found = await self.abilities()
         listed = await self.client.get("models")
+        self.spent += listed.usage
         shown: dict[str, Any] = {"base_url": self.server.base_url, "api": found.api, "choose": found.choose}
         shown |= {"top_logprobs": found.top, "echo": found.echo}
         chat = found if found.api == "chat" else replace(found, api="chat", limit="max_tokens", top=0)
@@ -155,10 +174,10 @@ class Probe:
         shown["completions"] = found.api == "completions" or (await self._post(other, {})).data is not None
         shown["json_schema"] = found.choose == "guided" or (shown["chat"] and await self._guides(chat))
         again = await self._post(found, {})
-        usage = (again.data or {}).get("usage") or {}
+        usage = _part(again.data, "usage", dict)
         shown["usage_reported"] = "prompt_tokens" in usage
-        shown["cached_tokens_reported"] = "cached_tokens" in (usage.get("prompt_tokens_details") or {})
-        models = [entry for entry in (listed.data or {}).get("data") or [] if isinstance(entry, dict)]
+        shown["cached_tokens_reported"] = "cached_tokens" in _part(usage, "prompt_tokens_details", dict)
+        models = [entry for entry in _part(listed.data, "data", list) if isinstance(entry, dict)]
         shown["models"] = [str(entry.get("id")) for entry in models]
         own = [entry for entry in models if entry.get("id") == self.model] or (models if len(models) == 1 else [])
         shown["context"] = _context(own[0]) if own else None
@@ -195,11 +214,17 @@ def _without(found: Abilities, error: str) -> Abilities:
 def _tokens(reply: Reply) -> list[choosing.Token]:
     try:
         return choosing.tokens((reply.data or {})["choices"][0])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError):
         return []
+
+
+def _part(data: dict[str, Any] | None, key: str, kind: type[Any]) -> Any:
+    """What a document holds under a key, where it is of the right kind; else an empty one."""
+    found = (data or {}).get(key)
+    return found if isinstance(found, kind) else kind()
 
 
 def _context(entry: dict[str, Any]) -> int | None:
     """Tokens of the context, as vLLM and llama.cpp tell them."""
-    found = entry.get("max_model_len") or (entry.get("meta") or {}).get("n_ctx_train")
+    found = entry.get("max_model_len") or _part(entry, "meta", dict).get("n_ctx_train")
     return int(found) if isinstance(found, int) else None
