@@ -170,7 +170,8 @@ def choice(
 
 def metrics(test: Sequence[Mapping[str, Any]], choices: Mapping[str, dict[str, Any] | None]) -> dict[str, Any]:
     """Return all metrics of a test table; None where one is undefined."""
-    kinds = ("budget", "price", "random", "entropy", "oracle")
+    rules = ("rule",) if any(row["kind"] == "rule" for row in test) else ()
+    kinds = ("budget", "price", "random", "entropy", *rules, "oracle")
     at_99, at_95 = choices["at_99"], choices["at_95"]
     return {
         "hypervolume": {kind: hypervolume(test, kind) for kind in kinds},

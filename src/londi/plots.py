@@ -101,7 +101,7 @@ def frontier_figure(frontier: dict[str, Any], *, title: bool = True) -> Any:
     axes = figure.add_axes((0.1, 0.115, 0.883, 0.745 if title else 0.86))
     _frame_frontier(axes, rows)
     labels = Labels(axes, PAPER)
-    singles = {row["name"]: row for row in rows if row["kind"] in ("model", "oracle")}
+    singles = {row["name"]: row for row in rows if row["kind"] in ("model", "oracle", "rule")}
     quick, deepthink = singles.get("QUICK"), singles.get("DEEPTHINK")
     lines = {kind: _family_rows(rows, kind, quick, deepthink) for kind in FAMILIES}
     for kind, line in lines.items():
@@ -113,7 +113,8 @@ def frontier_figure(frontier: dict[str, Any], *, title: bool = True) -> Any:
     chosen = _ring_choice(axes, frontier, labels)
     for row in singles.values():
         weight = "bold" if row["kind"] == "model" else "normal"
-        labels.place(row["name"], [_point(row)], _single_color(row), size=10.5, weight=weight, gap=9)
+        size = 8.5 if row["kind"] == "rule" else 10.5
+        labels.place(row["name"], [_point(row)], _single_color(row), size=size, weight=weight, gap=9)
     if chosen:
         labels.place(f"chosen: {chosen['name']}", [_point(chosen["test"])], INK, size=10.5, weight="bold", gap=11)
     _number_budgets(lines["budget"], labels)
@@ -233,7 +234,7 @@ def _error_bars(axes: Any, rows: Sequence[dict[str, Any]], color: str) -> None:
 def _draw_single(axes: Any, row: dict[str, Any], labels: Labels) -> None:
     color = _single_color(row)
     _error_bars(axes, [row], color)
-    marker, size = ("o", 10.0) if row["kind"] == "model" else ("*", 13.0)
+    marker, size = {"model": ("o", 10.0), "rule": ("D", 6.0)}.get(row["kind"], ("*", 13.0))
     axes.plot(*_point(row), marker, color=color, markersize=size, markeredgecolor=PAPER, markeredgewidth=1.2, zorder=5)
     labels.avoid_points([_point(row)], radius=7)
 

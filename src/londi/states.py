@@ -97,7 +97,7 @@ def overall(steps: Sequence[OpenStep]) -> Rate:
 
 def by_entropy(steps: Sequence[OpenStep]) -> list[Rate]:
     """Return the call rate in each quarter of the steps, ordered by the entropy (nats) of QUICK's action."""
-    known = sorted((s for s in steps if s.step.probabilities), key=lambda s: s.step.entropy)
+    known = sorted((s for s in steps if s.step.probabilities or s.step.entropy), key=lambda s: s.step.entropy)
     if not known:
         return []
     cuts = [round(len(known) * quarter / 4) for quarter in range(5)]

@@ -15,6 +15,7 @@ _GROUPS = (
     ("price", "Learned Switcher at a price per call"),
     ("random", "Baseline: calls at random"),
     ("entropy", "Baseline: calls where QUICK’s entropy is above a threshold (nats)"),
+    ("rule", "Baseline: rules that read the text"),
     ("oracle", "Reference that can’t be had in practice"),
 )
 _HEADS = (
@@ -45,7 +46,8 @@ _SINGLE = (
     ("cpt80", "The same for 80\u00a0% of the gap."),
     ("cpt95", "The same for 95\u00a0% of the gap."),
 )
-_FAMILIES = {"budget": "budgets", "price": "prices", "random": "random", "entropy": "entropy", "oracle": "oracle"}
+_FAMILIES = {"budget": "budgets", "price": "prices", "random": "random", "entropy": "entropy"}
+_FAMILIES |= {"rule": "rules", "oracle": "oracle"}
 _NONE = '<span class="aside">none</span>'
 
 

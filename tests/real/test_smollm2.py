@@ -106,3 +106,19 @@ def test_a_real_server_drives_an_episode(folder: Path, llama_cpp: str) -> None:
                 assert step.deepthink.usage.prompt_tokens > 50
     assert sum(step.quick.usage.cached_tokens for step in played[0].steps) > 0
     deepthink.close()
+
+
+def test_a_pretrained_model_plays_scienceworld_in_free_text(folder: Path) -> None:
+    """No one expects success of it: its words reach the simulator, and what it costs and how sure it is are known."""
+    env = envs.make("londi/ScienceWorld-find-plant-v0", split="test", max_steps=3, list_actions=8, heap_mb=256)
+    lm = TransformersLM(str(folder), max_new_tokens=12)
+    template = PromptTemplate(instructions="You do science in a house. Answer with one action in one line.")
+    agent = Agent(lm, lm, TextEncoder(), RandomRate(0.5), template)
+    [(episode, _)] = rollout([env], agent, [Assignment(0, budget=2)])
+    env.close()
+    assert len(episode.steps) == 3
+    assert episode.num_calls <= 2
+    for step in episode.steps:
+        assert step.quick.action
+        assert step.entropy > 0
+        assert step.usage.flops > 0

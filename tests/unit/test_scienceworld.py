@@ -84,6 +84,19 @@ def test_consecutive_seeds_visit_tasks_and_variations_in_turn() -> None:
         ScienceWorldEnv(())
 
 
+def test_models_that_don_t_know_the_language_are_shown_actions() -> None:
+    env = make(list_actions=5)
+    observation, _ = env.reset(seed=0)
+    listed = observation.split("You can, among other things: ")[1].rstrip(".").split("; ")
+    assert len(listed) == 5
+    assert "reset task" not in listed
+    _, _, _, _, info = env.step(f"\n {listed[0]}\nbecause it is listed")
+    assert info["valid"], "the first line is the action"
+    env.close()
+    with pytest.raises(ConfigError, match="list_actions at least 0"):
+        make(list_actions=-1)
+
+
 def test_an_episode_begins_with_the_room_and_what_is_carried(env: ScienceWorldEnv) -> None:
     observation, info = env.reset(seed=1)
     assert "In your inventory, you see" in observation

@@ -25,7 +25,9 @@ _REPLAYS = 2
 
 
 class ScienceWorldEnv(TextEnv):
-    """One or several ScienceWorld tasks; consecutive seeds visit the tasks in turn, and all variations of the split.
+    """One or several ScienceWorld tasks, in free text: the first line of what is said is the action.
+
+    Consecutive seeds visit the tasks in turn, and all variations of the split.
 
     `reset(options={"variation": k})` plays a certain variation of the first task, whatever the split.
 
@@ -36,6 +38,8 @@ class ScienceWorldEnv(TextEnv):
     - `reward`: `success` pays 1 at a score of 100; `score` pays each change of the score, in hundredths.
     - `failure`: what a failed episode scores: `zero` (SwiftSage's rule) or `minus`, the simulator's -100.
     - `short`: shorten the text: one line, without articles of substances, empty containers and the agent itself.
+    - `list_actions`: list at most so many actions after each observation, those with words of the goal first: for
+      models that don't know the simulator's language. Takes a tenth of a second and more a step; 0 for none.
     - `heap_mb`, `timeout`: of the simulator, see `londi.envs.jvm.Simulator`.
 
     `info` has besides `score`, `moves`, `variation` and `lost`. A simulator that dies or hangs is replaced and the
@@ -56,6 +60,7 @@ class ScienceWorldEnv(TextEnv):
         reward: Literal["success", "score"] = "success",
         failure: Literal["zero", "minus"] = "zero",
         short: bool = True,
+        list_actions: int = 0,
         heap_mb: int = 384,
         timeout: float = 60.0,
     ) -> None:
@@ -74,10 +79,11 @@ class ScienceWorldEnv(TextEnv):
         for key, (value, known) in choices.items():
             if value not in known:
                 raise ConfigError(f"{key} is {' or '.join(known)}, not '{value}'")
-        if max_moves < 1:
-            raise ConfigError(f"max_moves must be at least 1, not {max_moves}")
+        if max_moves < 1 or list_actions < 0:
+            raise ConfigError("max_moves must be at least 1 and list_actions at least 0")
         self.task, self.split, self.simplification, self.max_moves = self.tasks[0], split, simplification, max_moves
         self.reward, self.failure, self.short, self.heap_mb, self.timeout = reward, failure, short, heap_mb, timeout
+        self.list_actions = list_actions
         self.variation, self.score, self.moves, self.lost = -1, 0, 0, False
         self.simulator: Simulator | None = None
         self._variations: dict[str, list[int]] = {}
@@ -150,7 +156,16 @@ class ScienceWorldEnv(TextEnv):
         self.simulator.load(self.task, variation, self.simplification)
 
     def _observe(self) -> str:
-        return self._words(self._state())
+        return self._words(self._state()) + self._listed()
+
+    def _listed(self) -> str:
+        """What can be done, in words, where that is asked for."""
+        if not self.list_actions:
+            return ""
+        wanted = set(re.findall(r"[a-z]{3,}", self.goal.lower()))
+        known = {action for action in self.valid_actions() if action != _FORBIDDEN}
+        ranked = sorted(known, key=lambda action: (-len(wanted & set(action.lower().split())), action))
+        return f" You can, among other things: {'; '.join(ranked[: self.list_actions])}."
 
     def _state(self, said: str = "") -> str:
         """The room and what the agent carries; not what was just said."""
@@ -159,7 +174,7 @@ class ScienceWorldEnv(TextEnv):
         return "\n".join(part for part in parts if part != said.strip())
 
     def _apply(self, action: str) -> tuple[str, float, bool, bool]:
-        action = " ".join(action.split())
+        action = next((" ".join(line.split()) for line in action.splitlines() if line.strip()), "")
         if action.lower() == _FORBIDDEN:
             self._refused = True
             return f"That is not possible. {self._seen()}", 0.0, False, False
@@ -168,7 +183,7 @@ class ScienceWorldEnv(TextEnv):
         for attempt in range(_REPLAYS + 1):
             try:
                 said, ended = self._act(action)
-                text = self._words(f"{said.strip()}\n{self._state(said)}")
+                text = self._words(f"{said.strip()}\n{self._state(said)}") + self._listed()
                 break
             except SimulatorLostError:
                 if attempt == _REPLAYS or not self._replay(self._actions[:-1], before):
