@@ -3,9 +3,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-real check docs bench clean
+.PHONY: demo demo-scienceworld test test-real check docs bench clean
 demo: $(VENV)/.all
 	$(BIN)/londi demo
+
+demo-scienceworld: $(VENV)/.all
+	$(BIN)/londi demo --folder runs/demo-scienceworld --experiment experiments/scienceworld/demo.toml
 
 test: $(VENV)/.dev
 	$(BIN)/pytest $(PYTEST_ARGS)

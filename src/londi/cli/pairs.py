@@ -17,7 +17,7 @@ from londi.errors import ConfigError
 __all__ = ["lm"]
 
 
-def _cache() -> Path:
+def scienceworld_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "londi" / "scienceworld"
 
 
@@ -40,7 +40,7 @@ def lm_demos(
         seed: decides the noise in the demonstrations.
         processes: simulators at a time.
     """
-    folder = out_folder or _cache()
+    folder = out_folder or scienceworld_cache()
     _demonstrate(folder, _tasks(tasks), most, seed, processes)
     out.print(f"demonstrations: {folder}", soft_wrap=True)
 
@@ -73,7 +73,7 @@ def lm_train(
             raise ConfigError("--tasks and --demos are for scienceworld")
         _train_babyai(out_folder, seed, episodes, only)
     else:
-        _train_scienceworld(out_folder, seed, only, _tasks(tasks), demos or _cache())
+        _train_scienceworld(out_folder, seed, only, _tasks(tasks), demos or scienceworld_cache())
 
 
 def _train_babyai(out_folder: Path, seed: int, episodes: int, only: str) -> None:
