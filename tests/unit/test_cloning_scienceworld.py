@@ -191,6 +191,7 @@ def test_a_clone_speaks_free_text_and_says_how_sure_it_is(data: ScienceWorldCorp
     assert both[0].logprob == pytest.approx(alone.logprob, abs=1e-4)
     assert both[0].entropy == pytest.approx(alone.entropy, abs=1e-4)
     assert both[0].hidden is not None
+    assert alone.hidden is not None
     np.testing.assert_allclose(both[0].hidden, alone.hidden, atol=1e-4)
     for decision in both:
         assert decision.logprob is not None
