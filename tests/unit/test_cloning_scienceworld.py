@@ -131,8 +131,9 @@ def test_circuits_take_what_lies_first() -> None:
     assert found[0] == "focus on paper clip"
     assert found[1] == "connect battery anode to black wire terminal 1"
     assert found[3] == "connect black wire terminal 2 to cathode in blue light bulb"
-    assert found[-2] == "connect paper clip terminal 2 to green wire terminal 1"
-    assert len(found) == 8
+    assert found[-3] == "connect paper clip terminal 2 to green wire terminal 1"
+    assert found[-2] == "wait", "the lamp needs a moment"
+    assert len(found) == 9
 
 
 # Tokens ---------------------------------------------------------------------------------------------------------------

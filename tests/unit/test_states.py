@@ -90,7 +90,9 @@ def test_entropy_quarters_and_actions() -> None:
     assert [(rate.steps, rate.calls) for rate in by_entropy(found)] == [(2, 0), (2, 0), (2, 0), (2, 2)]
     assert by_entropy(found)[3].label == "least sure quarter (0.75 to 0.88)"
     assert [(rate.label, rate.steps, rate.calls) for rate in by_action(found)] == [("go forward", 8, 2)]
-    assert by_entropy(open_steps([make_episode(1, [make_step(probabilities=())])])) == []
+    free = open_steps([make_episode(1, [make_step(probabilities=(), entropy=0.3)])])
+    assert [rate.steps for rate in by_entropy(free)] == [1], "of free text the entropy is known too"
+    assert by_entropy(open_steps([make_episode(1, [make_step(probabilities=(), entropy=0.0)])])) == []
 
 
 def test_phrases_with_the_highest_lift() -> None:

@@ -24,7 +24,7 @@ from londi.cloning.train import IGNORE, Recipe, rows_of
 from londi.prompt import PromptTemplate
 
 QUICK = Recipe(16, num_layers=1, num_heads=2, ff_size=32, thinks=False, num_updates=3_000, lr=3e-3, context=320)
-DEEPTHINK = Recipe(96, num_layers=4, num_heads=4, ff_size=192, thinks=True, num_updates=5_500, context=320)
+DEEPTHINK = Recipe(96, num_layers=4, num_heads=4, ff_size=192, thinks=True, num_updates=5_000, context=320)
 TEMPLATE = PromptTemplate(actions=8)
 """The prompt of both models."""
 _BUCKET = 16
@@ -138,7 +138,7 @@ def reply(demo: Demonstration, *, thinks: bool) -> str:
 
 def _groups(vocabulary: Vocabulary, demos: Sequence[Demonstration]) -> tuple[Group, ...]:
     kinds = [Group(vocabulary.group(rf"[a-z]+ {kind}")) for kind in ("box", "wire", "light bulb")]
-    things = vocabulary.known(THINGS[: THINGS.index("tin")])
+    things = vocabulary.known(THINGS)
     found = (
         *kinds,
         Group(vocabulary.known(SUBSTANCES)),

@@ -66,16 +66,16 @@ def _lifespan(steps: Steps, observations: Sequence[str]) -> Steps:
 
 
 def _circuit(steps: Steps, observations: Sequence[str]) -> Steps:
-    """The battery, the thing, a lamp and three wires in a row."""
+    """The battery, the thing, a lamp and three wires in a row; a moment later the lamp tells."""
     at = next((i for i, (_, action) in enumerate(steps) if action.startswith("connect")), None)
     if at is None:
         return steps
     room, seen = steps[at][0], observations[at].lower()
     wires, lamps = list(dict.fromkeys(_WIRE.findall(seen))), _LAMP.findall(seen)
-    thing = next((found[1] for _, action in steps if (found := re.match(r"focus on ([\w ]+)", action))), "")
-    last = [step for step in steps[at:] if not step[1].startswith("connect")]
-    if len(wires) < 3 or not lamps or not thing:
+    moved = re.match(r"move ([\w ]+) to \w+ box$", steps[-1][1])
+    if len(wires) < 3 or not lamps or not moved:
         return steps
+    thing = moved[1]
     one, two, three = wires[:3]
     circuit = (
         f"battery anode to {one} terminal 1",
@@ -85,7 +85,8 @@ def _circuit(steps: Steps, observations: Sequence[str]) -> Steps:
         f"{thing} terminal 1 to {two} terminal 2",
         f"{thing} terminal 2 to {three} terminal 1",
     )
-    return [*steps[:at], *((room, f"connect {link}") for link in circuit), *last]
+    first = [(where, re.sub("(pick up|focus on|drop) .*", rf"\1 {thing}", action)) for where, action in steps[:at]]
+    return [*first, *((room, f"connect {link}") for link in circuit), (room, "wait"), steps[-1]]
 
 
 def _focus(steps: Steps) -> int:

@@ -40,7 +40,7 @@ SUBSTANCES = tuple(f"unknown substance {letter}" for letter in "abcdefghijklmnop
 POTS = tuple(f"flower pot {number}" for number in range(1, 11))
 THINGS = (
     *("aluminum foil", "apricot", "glass jar", "metal fork", "metal pot", "paper clip", "plastic fork", "shovel"),
-    *("sodium chloride", "wood block", "tin", "lead", "orange juice", "chocolate", "gallium", "mercury"),
+    *("sodium chloride", "wood block"),
 )
 """What tasks ask to test. No training variation shows all of them: the others are learned by renaming alone."""
 TERMINALS = ("terminal 1", "terminal 2")
