@@ -113,8 +113,8 @@ def frontier_figure(frontier: dict[str, Any], *, title: bool = True) -> Any:
     chosen = _ring_choice(axes, frontier, labels)
     for row in singles.values():
         weight = "bold" if row["kind"] == "model" else "normal"
-        size = 8.5 if row["kind"] == "rule" else 10.5
-        labels.place(row["name"], [_point(row)], _single_color(row), size=size, weight=weight, gap=9)
+        if row["kind"] != "rule":
+            labels.place(row["name"], [_point(row)], _single_color(row), size=10.5, weight=weight, gap=9)
     if chosen:
         labels.place(f"chosen: {chosen['name']}", [_point(chosen["test"])], INK, size=10.5, weight="bold", gap=11)
     _number_budgets(lines["budget"], labels)
@@ -124,6 +124,9 @@ def frontier_figure(frontier: dict[str, Any], *, title: bool = True) -> Any:
             labels.place(FAMILIES[kind].label, places, FAMILIES[kind].color, size=10.5, weight="bold", owner=kind)
     if goal:
         labels.place("99\u00a0% of DEEPTHINK", goal, VERMILION, size=8.5, gap=5)
+    for row in singles.values():
+        if row["kind"] == "rule":  # those at one point hide each other: the table tells them apart
+            labels.place(row["name"], [_point(row)], MUTED, size=8.5, gap=9, optional=True)
     if title:
         _title(figure, frontier)
     return figure

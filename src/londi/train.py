@@ -26,7 +26,7 @@ from londi.learners.dqn import DQNConfig, DQNLearner
 from londi.learners.replay import Replay
 from londi.rollout import Assignment, rollout
 from londi.run import Run, load_checkpoint, save_checkpoint, write_text
-from londi.switchers import Choice, Query
+from londi.switchers import Choice, Query, parse_rule
 from londi.switchers.network import NetworkShape, NetworkSwitcher
 
 TRAINING_SEEDS = 2**32
@@ -250,8 +250,11 @@ def _step(line: str) -> float:
 def prepare(path: Path, experiment: Experiment) -> Trainer:
     """Return a trainer for the folder: new, or resumed from its checkpoint.
 
-    Raises `RunError` where the folder holds another experiment or is trained to the end already.
+    Raises `RunError` where the folder holds another experiment or is trained to the end already, and `ConfigError` for
+    a rule that evaluation would not know.
     """
+    for rule in experiment.evaluate.rules:
+        parse_rule(rule)
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file: choose a folder with --run")
     if not (path / "config.toml").is_file():

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from londi import Agent, Assignment, ScriptedLM, TextEncoder, rollout
+from londi import Agent, Assignment, ScriptedLM, TextEncoder, config, rollout
 from londi.encoders import Features, Moment
 from londi.envs import make
 from londi.errors import ConfigError
 from londi.switchers import Query, State, parse_rule
 from londi.switchers.reading import Matches, Refused, Stuck, SwiftSage
+from londi.train import prepare
 
 
 def state(observation: str = "A room.", action: str = "look around", **moment: Any) -> State:
@@ -95,3 +97,12 @@ def test_an_episode_tells_its_rules_what_was_refused_and_gained() -> None:
 def _free(env: Any, action: str) -> tuple[str, float, bool, bool]:
     env._refused = action == "sing"
     return "text", float(action == "forward"), False, False
+
+
+def test_a_misspelt_rule_is_found_before_training(tmp_path: Path) -> None:
+    model = {"model": "builtin:keydoor-quick"}
+    data = {"name": "x", "env": {"id": "londi/KeyDoor-v0"}, "quick": model, "deepthink": model}
+    experiment = config.parse({**data, "evaluate": {"rules": ["stick 5"]}})
+    with pytest.raises(ConfigError, match="no rule 'stick 5'"):
+        prepare(tmp_path / "run", experiment)
+    assert not (tmp_path / "run").exists()
