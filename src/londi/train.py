@@ -250,11 +250,15 @@ def _step(line: str) -> float:
 def prepare(path: Path, experiment: Experiment) -> Trainer:
     """Return a trainer for the folder: new, or resumed from its checkpoint.
 
-    Raises `RunError` where the folder holds another experiment or is trained to the end already, and `ConfigError` for
-    a rule that evaluation would not know.
+    Raises `RunError` where the folder holds another experiment or is trained to the end already, and what evaluation
+    would raise for a rule or an option of the environment that is not known.
     """
     for rule in experiment.evaluate.rules:
         parse_rule(rule)
+    if experiment.env.selection:
+        make_envs(experiment, 1, "selection")
+    if experiment.env.test:
+        make_envs(experiment, 1, "test")
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file: choose a folder with --run")
     if not (path / "config.toml").is_file():

@@ -11,7 +11,7 @@ import pytest
 from londi import Agent, Assignment, ScriptedLM, TextEncoder, config, rollout
 from londi.encoders import Features, Moment
 from londi.envs import make
-from londi.errors import ConfigError
+from londi.errors import ConfigError, EnvError
 from londi.switchers import Query, State, parse_rule
 from londi.switchers.reading import Matches, Refused, Stuck, SwiftSage
 from londi.train import prepare
@@ -99,10 +99,13 @@ def _free(env: Any, action: str) -> tuple[str, float, bool, bool]:
     return "text", float(action == "forward"), False, False
 
 
-def test_a_misspelt_rule_is_found_before_training(tmp_path: Path) -> None:
+def test_what_evaluation_would_refuse_is_refused_before_training(tmp_path: Path) -> None:
     model = {"model": "builtin:keydoor-quick"}
     data = {"name": "x", "env": {"id": "londi/KeyDoor-v0"}, "quick": model, "deepthink": model}
     experiment = config.parse({**data, "evaluate": {"rules": ["stick 5"]}})
     with pytest.raises(ConfigError, match="no rule 'stick 5'"):
         prepare(tmp_path / "run", experiment)
+    wrong = {"id": "londi/KeyDoor-v0", "test": {"max_stps": 9}}
+    with pytest.raises(EnvError, match="max_stps"):
+        prepare(tmp_path / "run", config.parse({**data, "env": wrong}))
     assert not (tmp_path / "run").exists()
