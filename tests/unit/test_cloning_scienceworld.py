@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from londi.cli import main
 from londi.cloning.scienceworld import corpus, demos, gold
 from londi.cloning.scienceworld.corpus import TEMPLATE, ScienceWorldCorpus
 from londi.cloning.scienceworld.demos import HOUSE, Demonstration, room_of, toward
 from londi.cloning.scienceworld.tidy import tidy
-from londi.cloning.scienceworld.tokenizer import END, THOUGHT, UNKNOWN, normalise
+from londi.cloning.scienceworld.tokenizer import END, THOUGHT, UNKNOWN, Vocabulary, normalise
 from londi.cloning.train import IGNORE, Recipe, train
 from londi.envs.jvm import POOL
 from londi.errors import ConfigError
@@ -199,3 +201,72 @@ def test_a_clone_speaks_free_text_and_says_how_sure_it_is(data: ScienceWorldCorp
         assert decision.entropy is not None
         assert decision.logprob < 0 < decision.entropy < np.log(len(data.parts))
     assert json.loads((tmp_path / "recipe.json").read_text())["thinks"] is True
+
+
+# Interrupted and in want of data, without a simulator -----------------------------------------------------------------
+
+
+def test_a_lost_simulator_is_tried_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[int] = []
+
+    def solve(task: str, variation: int, simplification: str) -> gold.Gold | None:
+        tries.append(variation)
+        lost = variation == 2 or tries.count(variation) == 1
+        return None if lost else gold.Gold(task, variation, simplification, ("wait",), 100)
+
+    monkeypatch.setattr(gold, "_solve", solve)
+    monkeypatch.setattr(gold, "_PAUSE", 0.0)
+    gold.generate(tmp_path, [(TASK, 1), (TASK, 2)], "train", "easy", processes=1)
+    assert tries == [1, 1, 2, 2]
+    assert [(each.variation, each.score) for each in gold.read(tmp_path, TASK, "train", "easy")] == [(1, 100), (2, 0)]
+
+
+def test_what_an_interrupt_ended_is_not_recorded_as_unsolvable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = threading.Event()
+
+    def solve(task: str, variation: int, simplification: str) -> gold.Gold | None:
+        if variation == 1:
+            begun.wait(10)
+            return gold.Gold(task, variation, simplification, ("wait",), 100)
+        begun.set()
+        return None
+
+    def interrupt(done: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gold, "_solve", solve)
+    monkeypatch.setattr(gold, "_PAUSE", 10.0)
+    with pytest.raises(KeyboardInterrupt):
+        gold.generate(tmp_path, [(TASK, 1), (TASK, 2)], "train", "easy", processes=2, progress=interrupt)
+    assert [each.variation for each in gold.read(tmp_path, TASK, "train", "easy")] == [1]
+
+
+def test_fewer_rows_than_a_batch_are_one() -> None:
+    def rows(count: int) -> ScienceWorldCorpus:
+        ids = np.ones((count, 3), np.int64)
+        return ScienceWorldCorpus(Vocabulary((), (), {}), ids, ids, (), np.ones((count, 0), np.bool_), 1)
+
+    assert sorted(rows(5).shuffled(8, np.random.default_rng(0))) == [0, 1, 2, 3, 4]
+    assert len(rows(9).shuffled(8, np.random.default_rng(0))) == 8
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["demos", "scienceworld", "--tasks", "find-plnt"], "find-plant"),
+        (["demos", "scienceworld", "--out", __file__], "choose a folder"),
+        (["demos", "scienceworld", "--most", "0"], "--most"),
+        (["train", "scienceworld", "--episodes", "9"], "--episodes is for babyai"),
+        (["train", "babyai", "--tasks", "find-plant"], "are for scienceworld"),
+        (["train", "scienceworld", "--out", __file__], "choose a folder"),
+    ],
+)
+def test_wrong_input_is_refused_before_anything_starts(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as found:
+        main(["lm", *words])
+    assert found.value.code == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1

@@ -51,7 +51,7 @@ def lm_train(
     out_folder: Annotated[Path, tyro.conf.arg(name="out")] = Path("pair"),
     seed: int = 0,
     only: Literal["both", "quick", "deepthink"] = "both",
-    episodes: int = 10_000,
+    episodes: int | None = None,
     tasks: tuple[str, ...] = (),
     demos: Path | None = None,
 ) -> None:
@@ -62,17 +62,21 @@ def lm_train(
         out_folder: folder for the two models.
         seed: decides demonstrations and training.
         only: one of the two, or both.
-        episodes: BabyAI: demonstrations to clone.
+        episodes: BabyAI: demonstrations to clone; 10,000 by default.
         tasks: ScienceWorld: its tasks; those of the built-in pair by default.
-        demos: ScienceWorld: folder of `londi lm demos`; by default in the user's cache.
+        demos: ScienceWorld: folder of `londi lm demos`, completed and learned from as a whole; by default in the
+            user's cache.
     """
-    if episodes < 1 or seed < 0:
+    if (episodes is not None and episodes < 1) or seed < 0:
         raise ConfigError("--episodes must be at least 1 and --seed at least 0")
+    _check_folder(out_folder)
     if world == "babyai":
         if tasks or demos:
             raise ConfigError("--tasks and --demos are for scienceworld")
-        _train_babyai(out_folder, seed, episodes, only)
+        _train_babyai(out_folder, seed, episodes or 10_000, only)
     else:
+        if episodes is not None:
+            raise ConfigError("--episodes is for babyai")
         _train_scienceworld(out_folder, seed, only, _tasks(tasks), demos or scienceworld_cache())
 
 
@@ -116,6 +120,7 @@ def _demonstrate(folder: Path, tasks: tuple[str, ...], most: int, seed: int, pro
 
     if most < 1 or seed < 0 or processes < 1:
         raise ConfigError("--most and --processes must be at least 1, --seed at least 0")
+    _check_folder(folder)
     jobs = gold.missing(folder, tasks, "train", "easy", most)
     with bar("solutions", len(jobs)) as move:
         gold.generate(folder, jobs, "train", "easy", processes, progress=lambda done: move(done))
@@ -131,7 +136,12 @@ def _tasks(tasks: tuple[str, ...]) -> tuple[str, ...]:
     for task in tasks:
         if task not in SCIENCEWORLD:
             raise ConfigError(f"unknown ScienceWorld task '{task}'{did_you_mean(task, SCIENCEWORLD)}")
-    return tasks or PAIR_TASKS
+    return tuple(dict.fromkeys(tasks)) or PAIR_TASKS
+
+
+def _check_folder(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{path} is a file: choose a folder")
 
 
 def _show(move: Callable[..., None], update: int, loss: float) -> None:

@@ -87,8 +87,10 @@ class ScienceWorldCorpus:
         return [self.vocabulary.ids[END]]
 
     def shuffled(self, batch_size: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Return all rows in random order, rows of like length in the same batch."""
+        """Return rows in random order, rows of like length in the same batch; what fills no batch waits its turn."""
         order = rng.permutation(len(self))
+        if len(order) < batch_size:
+            return order
         order = order[: len(order) // batch_size * batch_size]
         lengths = (self.ids[order] != 0).sum(1)
         near = np.lexsort((lengths, np.arange(len(order)) // (_BUCKET * batch_size)))

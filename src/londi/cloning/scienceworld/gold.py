@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 
 from londi.envs.jvm import POOL, SimulatorLostError
 from londi.errors import ConfigError
 
 HEAP_MB = 768
 """Working out a solution needs more memory than playing it."""
+_PAUSE = 1.0
+"""Seconds after which a simulator that was lost is replaced, if nobody has interrupted."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,17 @@ def generate(
 ) -> None:
     """Work out solutions and play each once, `processes` simulators at a time; each is written as it is found.
 
-    A variation whose simulator is lost is recorded with no actions. `progress` is told how many are done.
+    A variation whose simulator is lost twice is recorded with no actions. `progress` is told how many are done.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = Lock()
+    lock, stopped = Lock(), Event()
 
     def one(job: tuple[str, int]) -> None:
         gold = _solve(*job, simplification)
+        if gold is None:
+            if stopped.wait(_PAUSE):  # Ctrl-C ends the simulators too: that says nothing about the variation
+                return
+            gold = _solve(*job, simplification) or Gold(*job, simplification, (), 0)
         with lock, path_of(folder, job[0], split).open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(gold)) + "\n")
 
@@ -93,12 +99,14 @@ def generate(
             for done, _ in enumerate(pool.map(one, jobs), start=1):
                 progress(done)
         except BaseException:
+            stopped.set()
             pool.shutdown(cancel_futures=True)
             raise
     POOL.clear()
 
 
-def _solve(task: str, variation: int, simplification: str) -> Gold:
+def _solve(task: str, variation: int, simplification: str) -> Gold | None:
+    """Return the solution; None where the simulator was lost."""
     simulator = POOL.take(HEAP_MB, timeout=600)
     try:
         simulator.load(task, variation, simplification, gold=True)
@@ -112,7 +120,7 @@ def _solve(task: str, variation: int, simplification: str) -> Gold:
                 break
         return Gold(task, variation, simplification, tuple(actions), score)
     except SimulatorLostError:
-        return Gold(task, variation, simplification, (), 0)
+        return None
     finally:
         POOL.give(simulator)
 
