@@ -3,8 +3,9 @@
     python docs/scienceworld_pair.py measure [--quick FOLDER --deepthink FOLDER] [--most 30]
     python docs/scienceworld_pair.py write           # the table in docs/scienceworld.md, from docs/scienceworld.json
 
-`measure` goes on where it was interrupted. What test prompts share with training needs the demonstrations of
-`londi lm demos scienceworld` (in the user's cache).
+`measure` goes on where it was interrupted: remove docs/scienceworld.json after training the pair anew. How long an
+episode may be, and what test prompts share with training, it reads from what `londi lm demos scienceworld` left in the
+user's cache: without it the limit is 100 actions.
 """
 
 from __future__ import annotations

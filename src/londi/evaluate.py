@@ -216,7 +216,6 @@ def evaluate(run: Run, progress: Callable[[int], None] = lambda plays: None) -> 
     e = run.experiment.evaluate
     run.load_switchers()  # before any process starts: complain here
     learned, rules = learned_policies(run.experiment), baselines(run.experiment)
-    _worker.cache_clear()  # of an earlier evaluation in this process: the run may have been trained on since
     pool = ProcessPoolExecutor(e.processes, mp_context=get_context("spawn")) if e.processes > 1 else None
     try:
         selection, _ = _measure(
@@ -227,6 +226,7 @@ def evaluate(run: Run, progress: Callable[[int], None] = lambda plays: None) -> 
         keep = frozenset({"QUICK", "DEEPTHINK", shown})
         test, kept = _measure(run, "test", e.episodes, [*rules, *learned], keep, pool, progress)
     finally:
+        _worker.cache_clear()  # its environments may hold processes, and the run may be trained on before the next time
         if pool:
             pool.shutdown(cancel_futures=True)
     for file, name in (("chosen", shown), ("quick", "QUICK"), ("deepthink", "DEEPTHINK")):

@@ -240,6 +240,25 @@ def test_simulators_are_used_again_and_bounded(monkeypatch: pytest.MonkeyPatch) 
     assert not first.alive
 
 
+def test_idle_simulators_make_room_and_keep_their_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fake:
+        def __init__(self, heap_mb: int, timeout: float) -> None:
+            self.heap_mb, self.timeout, self.alive = heap_mb, timeout, True
+
+        def close(self) -> None:
+            self.alive = False
+
+    monkeypatch.setattr("londi.envs.jvm.Simulator", Fake)
+    monkeypatch.setattr("londi.envs.jvm._memory_mb", lambda: 1.3 * (256 + 160))  # one
+    pool = Pool()
+    first = pool.take(256, 60)
+    pool.give(first)
+    other = pool.take(256, 5)
+    assert (other.timeout, other.alive, first.alive) == (5, True, False), "not that of the other timeout"
+    with pytest.raises(EnvError, match="lower num_envs"):
+        pool.take(256, 60)
+
+
 @pytest.mark.parametrize("end", ["env.close()", "sys.exit(3)", "os._exit(3)", "os.kill(os.getpid(), 9)", "1 / 0"])
 def test_none_is_left_behind(end: str) -> None:
     code = f"""

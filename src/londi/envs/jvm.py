@@ -31,7 +31,7 @@ logging.getLogger().addFilter(lambda record: not record.pathname.endswith("py4j/
 OVERHEAD_MB = 160
 """Memory of a Java process beside its heap, about."""
 SHARE = 0.8
-"""Of the machine's memory, for all simulators together."""
+"""Of the machine's memory, for all simulators of this process."""
 
 
 class SimulatorLostError(EnvError):
@@ -49,7 +49,7 @@ class Simulator:
     def __init__(self, heap_mb: int = 384, timeout: float = 60.0) -> None:
         if heap_mb < 64 or not timeout > 0:
             raise ConfigError("a simulator needs heap_mb of at least 64 and a timeout above 0")
-        self.heap_mb = heap_mb
+        self.heap_mb, self.timeout = heap_mb, timeout
         options = [f"-Xmx{heap_mb}m", "-XX:+UseSerialGC"]
         port, self.process = launch_gateway(
             classpath=JAR_PATH,
@@ -152,20 +152,23 @@ class Pool:
         self._pid = os.getpid()
 
     def take(self, heap_mb: int, timeout: float) -> Simulator:
-        """Return an idle simulator, or a new one.
+        """Return an idle simulator of the same settings, or a new one; idle ones make room for it.
 
         Raises `EnvError` where all heaps together would not fit the machine's memory.
         """
         with self._lock:
             if self._pid != os.getpid():  # forked: the processes are the parent's
                 self._pid, self._idle, self._running = os.getpid(), [], weakref.WeakSet()
-            fitting = [simulator for simulator in self._idle if simulator.heap_mb == heap_mb]
+            fitting = [each for each in self._idle if (each.heap_mb, each.timeout) == (heap_mb, timeout)]
             for simulator in fitting:
                 self._idle.remove(simulator)
                 if simulator.alive:
                     return simulator
             count = sum(each.alive for each in self._running)
             most = max(1, int(SHARE * _memory_mb() / (heap_mb + OVERHEAD_MB)))
+            while count >= most and self._idle:
+                self._idle.pop(0).close()
+                count = sum(each.alive for each in self._running)
             if count >= most:
                 raise EnvError(
                     f"{most} ScienceWorld simulators of {heap_mb} MB are all that fit this machine: lower num_envs, "
