@@ -60,7 +60,7 @@ class Labels:
         from matplotlib.patheffects import withStroke
 
         halo = [withStroke(linewidth=2.5, foreground=self.paper)]
-        style = {"fontsize": size, "fontweight": weight, "path_effects": halo, "zorder": 7}
+        style = {"fontsize": size, "fontweight": weight, "path_effects": halo, "zorder": 7, "parse_math": False}
         artist = self.axes.text(0, 0, text, color=color, va="bottom", **style)
         extent = artist.get_window_extent()
         tries = [gap + 8 * i for i in range(1 if optional else 3)]

@@ -59,7 +59,9 @@ def test_swiftsage_has_four_reasons() -> None:
     assert not rule.holds(state("The door is already open", step=0)), "nothing was done yet"
 
 
-@pytest.mark.parametrize("text", ["", "action", "text  ", "sometimes", "stuck soon", "refused often", "swiftsage -1"])
+@pytest.mark.parametrize(
+    "text", ["", "action", "text  ", "sometimes", "stuck soon", "stuck ²", "refused often", "swiftsage -1"]
+)
 def test_no_rule(text: str) -> None:
     with pytest.raises(ConfigError, match="no rule"):
         parse_rule(text)

@@ -272,6 +272,13 @@ def test_frontier_figure_with_few_policies() -> None:
     assert "learned prices" not in said
 
 
+def test_a_rule_with_dollar_signs_is_no_formula(tmp_path: Path) -> None:
+    frontier, name = make_frontier(), r"action ^focus$|\w{2}$"
+    frontier["policies"].append(make_row(name, "rule", None, 0.2, 9.0))
+    assert name in texts(frontier_figure(frontier))
+    save_frontier(frontier, tmp_path / "frontier.png")
+
+
 def test_save_frontier_makes_the_folder(tmp_path: Path) -> None:
     save_frontier(make_frontier(), tmp_path / "new" / "frontier.png")
     assert (tmp_path / "new" / "frontier.png").stat().st_size > 10_000

@@ -110,7 +110,7 @@ def parse_rule(text: str) -> Switcher:
         return Matches(rest, kind)
     if kind == "refused" and not rest:
         return Refused()
-    if kind in ("stuck", "swiftsage") and (not rest or rest.isdigit()):
+    if kind in ("stuck", "swiftsage") and (not rest or rest.isdecimal()):
         patience = int(rest or 5)
         return Stuck(patience) if kind == "stuck" else SwiftSage(patience)
     raise ConfigError(f"no rule '{text}': 'action REGEX', 'text REGEX', 'refused', 'stuck 5' or 'swiftsage 5'")
