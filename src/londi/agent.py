@@ -6,7 +6,7 @@ The one place where a step is taken; training, evaluation and serving differ onl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,7 +108,7 @@ class Agent:
         """
         admissible = histories[0].admissible
         prompts = [self.template.render(h.goal, h.observations, h.actions, h.admissible) for h in histories]
-        quick = self.quick.decide(prompts, admissible)
+        quick = _lines(self.quick.decide(prompts, admissible), admissible)
         for decision in quick:
             if decision.error:
                 raise ModelError(f"QUICK ({self.quick.name}) failed: {decision.error}")
@@ -198,7 +198,8 @@ class Agent:
             return {}
         rows = list(reservations)
         try:
-            decisions = self.deepthink.decide([prompts[i] for i in rows], histories[0].admissible)
+            admissible = histories[0].admissible
+            decisions = _lines(self.deepthink.decide([prompts[i] for i in rows], admissible), admissible)
             for i, decision in zip(rows, decisions, strict=True):
                 if not decision.error or decision.usage != Usage():
                     reservations[i].settle(decision.usage.of(histories[i].budget.measure))
@@ -224,10 +225,18 @@ class OracleAgent(Agent):
         features: Features,
         remaining: Sequence[int | None],
     ) -> Choice:
-        deep = self.deepthink.decide(prompts, histories[0].admissible)
+        deep = _lines(self.deepthink.decide(prompts, histories[0].admissible), histories[0].admissible)
         differ = np.array([d.action != q.action for d, q in zip(deep, quick, strict=True)])
         left = np.array([x is None or x > 0 for x in remaining])
         return Choice(differ & left, np.ones(len(differ)), np.full(len(differ), np.nan))
+
+
+def _lines(decisions: Sequence[Decision], admissible: Sequence[str] | None) -> list[Decision]:
+    """Of free text the first line is the action: what a model says beyond it is none, and no disagreement."""
+    if admissible is not None:
+        return list(decisions)
+    firsts = (next((line for line in d.action.splitlines() if line.strip()), "") for d in decisions)
+    return [replace(d, action=" ".join(first.split())) for d, first in zip(decisions, firsts, strict=True)]
 
 
 def _reply(decision: Decision) -> Reply:

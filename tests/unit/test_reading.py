@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from londi import Agent, Assignment, ScriptedLM, TextEncoder, config, rollout
+from londi import Agent, Always, Assignment, ScriptedLM, TextEncoder, config, rollout
 from londi.encoders import Features, Moment
 from londi.envs import make
 from londi.errors import ConfigError, EnvError
@@ -94,6 +94,17 @@ def test_an_episode_tells_its_rules_what_was_refused_and_gained() -> None:
     assert [moment.refused for moment in seen] == [False, True, False]
     assert [step.called for step in episode.steps] == [False, True, False]
     assert [moment.since_progress for moment in seen] == [0, 1, 0], "the second action was rewarded"
+
+
+def test_of_free_text_the_first_line_is_the_action() -> None:
+    env = make("londi/KeyDoor-v0", max_steps=1)
+    env.admissible = None
+    env._apply = lambda action: _free(env, action)  # type: ignore[method-assign]
+    quick = ScriptedLM(lambda prompt: "\n go  left\nThe door is there.")
+    deep = ScriptedLM(lambda prompt: "go left\nBecause I say so.")
+    [(episode, trajectory)] = rollout([env], Agent(quick, deep, TextEncoder(), Always()), [Assignment(0)])
+    assert episode.steps[0].action == "go left"
+    assert trajectory.agreed.tolist() == [True], "they do the same, whatever they say beside"
 
 
 def _free(env: Any, action: str) -> tuple[str, float, bool, bool]:
