@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from londi.cli.models import lm
 from londi.cli.terminal import bar, out
 from londi.errors import ConfigError
+
+if TYPE_CHECKING:
+    from londi.cloning.train import Corpus, Recipe
 
 __all__ = ["lm"]
 
@@ -81,37 +84,43 @@ def lm_train(
 
 
 def _train_babyai(out_folder: Path, seed: int, episodes: int, only: str) -> None:
-    from londi.cloning import train as cloning
     from londi.cloning.babyai import corpus, demos
     from londi.envs.babyai import KINDS
 
     with bar("demonstrations", episodes) as move:
         shown = demos.collect(KINDS, episodes, seed=seed, progress=lambda n: move(advance=n))
-    for name, recipe in (("quick", corpus.QUICK), ("deepthink", corpus.DEEPTHINK)):
-        if only in ("both", name):
-            folder = out_folder / name
-            folder.mkdir(parents=True, exist_ok=True)
-            data = corpus.BabyAICorpus.build(shown, folder, thinks=recipe.thinks)
-            with bar(name, recipe.num_updates) as move:
-                cloning.train(data, recipe, folder, seed=seed, progress=partial(_show, move))
-            out.print(f"{name}: {folder}", soft_wrap=True)
+    recipes = {"quick": corpus.QUICK, "deepthink": corpus.DEEPTHINK}
+    _clone(corpus.BabyAICorpus.build, shown, recipes, out_folder, seed, only)
 
 
 def _train_scienceworld(out_folder: Path, seed: int, only: str, tasks: tuple[str, ...], cache: Path) -> None:
-    from londi.cloning import train as cloning
     from londi.cloning.scienceworld import corpus, demos
 
     _demonstrate(cache, tasks, 300, seed, 2)
     shown = demos.read(cache, tasks, seed)
     if not shown:
         raise ConfigError(f"no demonstrations of {', '.join(tasks)} in {cache}: none of them was solved")
-    for name, recipe in (("quick", corpus.QUICK), ("deepthink", corpus.DEEPTHINK)):
+    recipes = {"quick": corpus.QUICK, "deepthink": corpus.DEEPTHINK}
+    _clone(corpus.ScienceWorldCorpus.build, shown, recipes, out_folder, seed, only)
+
+
+def _clone(
+    build: Callable[..., Corpus],
+    shown: Sequence[Any],
+    recipes: dict[str, Recipe],
+    out_folder: Path,
+    seed: int,
+    only: str,
+) -> None:
+    from londi.cloning.train import train
+
+    for name, recipe in recipes.items():
         if only in ("both", name):
             folder = out_folder / name
             folder.mkdir(parents=True, exist_ok=True)
-            data = corpus.ScienceWorldCorpus.build(shown, folder, thinks=recipe.thinks)
+            data = build(shown, folder, thinks=recipe.thinks)
             with bar(name, recipe.num_updates) as move:
-                cloning.train(data, recipe, folder, seed=seed, progress=partial(_show, move))
+                train(data, recipe, folder, seed=seed, progress=partial(_show, move))
             out.print(f"{name}: {folder}", soft_wrap=True)
 
 

@@ -179,6 +179,8 @@ def collect(
             local.env = ScienceWorldEnv(gold.task, "train", gold.simplification, max_steps=300, max_moves=300)
             local.task = gold.task, gold.simplification
         steps = [asdict(demo) for demo in demonstrate(local.env, gold, noise, copies, seed)]
+        if not steps and local.env.lost:
+            return  # its simulator was lost, mostly by Ctrl-C: that says nothing about the solution
         line = json.dumps({"variation": gold.variation, "seed": seed, "steps": steps})
         with lock, path_of(folder, gold.task).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
