@@ -9,9 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 from londi.encoders import ENTROPY, MARGIN, Features, Moment, TextEncoder
-from londi.encoders.text import NUM_MOMENT, NUM_OPEN_ACTIONS
+from londi.encoders.text import NUM_MOMENT, NUM_OPEN_ACTIONS, grounding
 from londi.errors import ConfigError
 from londi.lms.base import Decision
+from londi.prompt import PromptTemplate
 from londi.usage import Usage
 
 ACTIONS = ("left", "right", "forward")
@@ -176,9 +177,27 @@ def test_open_action_sets() -> None:
     row = features.dense[0]
     assert row[ENTROPY] == row[MARGIN] == 0
     slots = row[NUM_MOMENT : NUM_MOMENT + 4 * NUM_OPEN_ACTIONS].reshape(4, NUM_OPEN_ACTIONS)
-    assert slots.sum(1).tolist() == [0, 1, 1, 1]
+    assert slots.sum(1).tolist() == [1, 1, 1, 1], "nothing of what it says is shown"
     other = encoder.encode(["goal: g"], [decision(None, "go home")], [moment(actions=("look", "wait"))], None)
     assert not np.array_equal(features.dense, other.dense)
+
+
+def test_free_text_is_held_against_what_is_shown() -> None:
+    prompt = PromptTemplate().render(
+        "move a dove egg to the red box", ["A red box. A dove egg.", "A blue box."], ["go"]
+    )
+    assert grounding(prompt, "move dove egg to Red Box") == (1.0, 1 / 6, 0.0, 0.6)
+    assert grounding(prompt, "move ant egg to blue box") == (4 / 6, 2 / 6, 1 / 6, 0.4)
+    assert grounding(str(prompt), "open blue dove") == (1 / 3, 1 / 3, 1 / 3, 0.0)
+    assert grounding(prompt, "") == (0.0, 0.0, 0.0, 0.0)
+
+
+def test_free_text_is_read_as_the_end_of_the_prompt() -> None:
+    def features(action: str, admissible: tuple[str, ...] | None) -> Features:
+        return TextEncoder().encode(PROMPTS[:1], [decision(None, action)], [moment()], admissible)
+
+    assert not np.array_equal(features("left", None).text, features("right", None).text)
+    assert np.array_equal(features("left", ACTIONS).text, features("right", ACTIONS).text)
 
 
 def test_open_actions_with_scores_are_sorted() -> None:

@@ -3,6 +3,9 @@
 Knows no environment and no vocabulary: a prompt is cut into lines and clauses, and each clause into word n-grams
 (n = 1, 2, 3) hashed into buckets, whose vectors the Switcher's network learns. Beside them stand QUICK's
 probabilities, entropy, margin, action and hidden state, and the moment of the episode.
+
+Where actions are free text, what QUICK said is read as the end of the prompt; and how much of it the goal and the
+observation show says whether it speaks of what is there.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +25,7 @@ from londi.lms.base import Decision
 from londi.prompt import Prompt
 
 _CLAUSE = re.compile(r"[.,;!?]\s+|[.;!?]$")
+_WORD = re.compile(r"[^\W_]+")
 NUM_FIELDS = 8
 NUM_MOMENT = 12
 """Dense columns before those of the actions: entropy, margin, and the moment of the episode."""
@@ -63,19 +68,20 @@ class TextEncoder:
         """Return phi for B states: text (B, C, W), fields (B, C), dense (B, D)."""
         text = np.zeros((len(prompts), self.clauses, self.ngrams), np.int16)
         fields = np.zeros((len(prompts), self.clauses), np.int16)
-        for row, prompt in enumerate(prompts):
-            for column, (line, clause) in enumerate(self._clauses(prompt)):
+        for row, (prompt, decision) in enumerate(zip(prompts, decisions, strict=True)):
+            said = "" if admissible else f" {decision.action}"
+            for column, (line, clause) in enumerate(self._clauses(prompt, said)):
                 text[row, column] = self._hash(clause)
                 fields[row, column] = line + 1
         dense = np.zeros((len(prompts), self.num_dense(len(admissible) if admissible else None)), np.float32)
-        for row, (decision, moment) in enumerate(zip(decisions, moments, strict=True)):
-            dense[row] = self._dense(decision, moment, admissible)
+        for row, (prompt, decision, moment) in enumerate(zip(prompts, decisions, moments, strict=True)):
+            dense[row] = self._dense(prompt, decision, moment, admissible)
         return Features(text, fields, dense)
 
-    def _clauses(self, prompt: str) -> list[tuple[int, str]]:
+    def _clauses(self, prompt: str, said: str) -> list[tuple[int, str]]:
         """Return (line number, clause), the first line's before the latest of the others."""
         found: list[tuple[int, str]] = []
-        own = str(prompt)[len(prompt.instructions) :] if isinstance(prompt, Prompt) else prompt
+        own = (str(prompt)[len(prompt.instructions) :] if isinstance(prompt, Prompt) else prompt) + said
         for number, line in enumerate(own.splitlines()):
             clauses = [clause for clause in _CLAUSE.split(line) if clause.strip()]
             found += [(min(number, NUM_FIELDS - 2), clause) for clause in clauses]
@@ -97,7 +103,9 @@ class TextEncoder:
             self._cache[clause] = row
         return row
 
-    def _dense(self, decision: Decision, moment: Moment, admissible: tuple[str, ...] | None) -> NDArray[np.float32]:
+    def _dense(
+        self, prompt: str, decision: Decision, moment: Moment, admissible: tuple[str, ...] | None
+    ) -> NDArray[np.float32]:
         size = len(admissible) if admissible else NUM_OPEN_ACTIONS
         p = probabilities(decision)
         columns = np.zeros(NUM_MOMENT + 4 * size + self.hidden, np.float32)
@@ -124,11 +132,12 @@ class TextEncoder:
         else:
             columns[ENTROPY] = decision.entropy or 0.0
             columns[MARGIN] = 0.0 if decision.logprob is None else np.exp(decision.logprob)
-            columns[NUM_MOMENT : NUM_MOMENT + 4] = (
+            columns[NUM_MOMENT : NUM_MOMENT + 8] = (
                 m.refused,
                 min(m.since_progress, 8) / 8,
                 (decision.logprob or 0.0) / 4,
                 bool(m.actions) and m.actions[-1] == decision.action,
+                *grounding(prompt, decision.action),
             )
         for slot, action in enumerate((decision.action, *moment.actions[:-3:-1]), start=1):
             columns[NUM_MOMENT + slot * size + _index(action, admissible)] = 1
@@ -152,6 +161,24 @@ def probabilities(decision: Decision) -> NDArray[np.float64]:
 def entropy(p: NDArray[np.float64]) -> float:
     """Return the entropy of a distribution in nats; 0 for an empty one."""
     return float(-(p * np.log(np.maximum(p, 1e-12))).sum())
+
+
+def grounding(prompt: str, action: str) -> tuple[float, float, float, float]:
+    """Return the shares, in [0, 1], of an action's words that the goal, the latest observation, and neither shows, and
+    of its pairs of neighbouring words that either shows; a `str` that is no `Prompt` counts below its first line."""
+    own = str(prompt)[len(prompt.instructions) :] if isinstance(prompt, Prompt) else prompt
+    goal, _, rest = own.partition("\n")
+    parts = [_WORD.findall(text.lower()) for text in (goal, prompt.turns[-1] if isinstance(prompt, Prompt) else rest)]
+    words = _WORD.findall(action.lower())
+    in_goal, in_seen = ([word in part for word in words] for part in map(set, parts))
+    shown = {pair for part in parts for pair in pairwise(part)}
+    pairs = [pair in shown for pair in pairwise(words)]
+    neither = [not (a or b) for a, b in zip(in_goal, in_seen, strict=True)]
+    return _share(in_goal), _share(in_seen), _share(neither), _share(pairs)
+
+
+def _share(flags: Sequence[bool]) -> float:
+    return sum(flags) / max(1, len(flags))
 
 
 def _index(action: str, admissible: tuple[str, ...] | None) -> int:
