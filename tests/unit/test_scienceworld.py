@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -203,6 +204,43 @@ def test_a_simulator_that_dies_is_replaced_and_the_episode_goes_on() -> None:
     kill(env)
     assert env.reset(seed=5)[1]["goal"], "between episodes too"
     env.close()
+
+
+def test_what_was_played_before_is_recalled_and_what_is_new_is_played(monkeypatch: pytest.MonkeyPatch) -> None:
+    env, plain = make(recall=True), make()
+    env.reset(seed=1)
+    actions = [*gold(env)[:6], "sing", "look around"]
+    ways = [actions, [*actions[:4], "go to kitchen", "go to hallway"], ["reset task", *actions]]
+
+    def play(played: ScienceWorldEnv, way: list[str]) -> list[Any]:
+        observation, info = played.reset(seed=1)
+        return [unordered(observation), info["goal"], *(said(*played.step(action)) for action in way)]
+
+    def said(observation: str, *rest: Any) -> Any:
+        return unordered(observation), *rest
+
+    def unordered(text: str) -> list[str]:  # the simulator lists what is in a room in any order
+        return sorted(re.findall(r"\w+", text))
+
+    first = [play(env, way) for way in ways]
+    assert [play(plain, way) for way in ways] == first
+    asked: list[str] = []
+    monkeypatch.setattr(Simulator, "step", lambda self, action: asked.append(action))
+    assert [play(env, way) for way in (*ways, *ways)] == [*first, *first]
+    assert not asked
+    monkeypatch.undo()
+    play(env, actions[:3])
+    kill(env)
+    plain.reset(seed=1)
+    for action in (*actions[:3], "go to bedroom"):
+        expected = said(*plain.step(action))
+    assert said(*env.step("go to bedroom")) == expected, "what is new is played after what was recalled"
+    play(env, actions[:3])
+    assert "go to hallway" in " ".join(env.valid_actions()) or "look around" in env.valid_actions()
+    env.close()
+    with pytest.raises(EnvError, match="closed"):
+        env.valid_actions()
+    plain.close()
 
 
 def test_an_episode_that_can_not_be_replayed_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from londi.envs.base import TextEnv
@@ -22,6 +23,23 @@ _NOT_UNDERSTOOD = "No known action matches that input."
 _AMBIGUOUS = "Ambiguous request"
 _REPLAYS = 2
 """Times that an episode is begun anew after its simulator was lost, before it is given up."""
+_MOST_TURNS = 100_000
+"""Turns that a process remembers, some kilobytes each."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """What came of an action, or of beginning."""
+
+    said: str
+    text: str
+    score: int = 0
+    moves: int = 0
+    ended: bool = False
+
+
+_TURNS: dict[tuple[Any, ...], _Turn] = {}
+"""What is known of a variation, by the actions so far; for environments with `recall`."""
 
 
 class ScienceWorldEnv(TextEnv):
@@ -40,6 +58,9 @@ class ScienceWorldEnv(TextEnv):
     - `short`: shorten the text: one line, without articles of substances, empty containers and the agent itself.
     - `list_actions`: list at most so many actions after each observation, those with words of the goal first: for
       models that don't know the simulator's language. Takes a tenth of a second and more a step; 0 for none.
+    - `recall`: what came of the same actions in the same variation before, in this process, is not simulated again:
+      much faster where many policies play the same variations. What the simulator draws at random (temperatures) is
+      then drawn once for all of them.
     - `heap_mb`, `timeout`: of the simulator, see `londi.envs.jvm.Simulator`.
 
     `info` has besides `score`, `moves`, `variation` and `lost`. A simulator that dies or hangs is replaced and the
@@ -61,6 +82,7 @@ class ScienceWorldEnv(TextEnv):
         failure: Literal["zero", "minus"] = "zero",
         short: bool = True,
         list_actions: int = 0,
+        recall: bool = False,
         heap_mb: int = 384,
         timeout: float = 60.0,
     ) -> None:
@@ -83,8 +105,9 @@ class ScienceWorldEnv(TextEnv):
             raise ConfigError("max_moves must be at least 1 and list_actions at least 0")
         self.task, self.split, self.simplification, self.max_moves = self.tasks[0], split, simplification, max_moves
         self.reward, self.failure, self.short, self.heap_mb, self.timeout = reward, failure, short, heap_mb, timeout
-        self.list_actions = list_actions
+        self.list_actions, self.recall = list_actions, recall
         self.variation, self.score, self.moves, self.lost = -1, 0, 0, False
+        self._behind = False
         self.simulator: Simulator | None = None
         self._variations: dict[str, list[int]] = {}
         self._wanted: int | None = None
@@ -106,6 +129,7 @@ class ScienceWorldEnv(TextEnv):
 
     def close(self) -> None:
         """Give the simulator back."""
+        self._behind = False
         if self.simulator is not None:
             POOL.give(self.simulator)
             self.simulator = None
@@ -115,6 +139,8 @@ class ScienceWorldEnv(TextEnv):
         return self._running().valid()
 
     def _running(self) -> Simulator:
+        if self._behind and not self._replay(self._actions, self.score):
+            raise SimulatorLostError("the ScienceWorld simulator was lost")
         if self.simulator is None:
             raise EnvError("the environment is closed: call reset() first")
         if not self.simulator.alive:
@@ -132,16 +158,36 @@ class ScienceWorldEnv(TextEnv):
         number = int(self.np_random.integers(2**31)) if seed is None else seed
         self.score, self.moves, self.lost, self._actions = 0, 0, False, []
         self.task = self.tasks[number % len(self.tasks) if self._wanted is None else 0]
+        self._behind = False
         for attempt in range(_REPLAYS + 1):
             try:
                 self.variation = self._chosen(number // len(self.tasks)) if self._wanted is None else self._wanted
-                self._load(self.variation)
-                self.goal = self._words(self._running().description())
-                return self._observe()
+                turn = self._known() or self._noted(self._first())
+                self.goal = turn.said
+                return turn.text
             except SimulatorLostError:
                 if attempt == _REPLAYS:
                     raise
         raise AssertionError  # pragma: no cover
+
+    def _first(self) -> _Turn:
+        self._load(self.variation)
+        return _Turn(self._words(self._running().description()), self._observe())
+
+    def _known(self) -> _Turn | None:
+        """What is remembered of the actions so far; the simulator is then left where it is."""
+        turn = _TURNS.get(self._key()) if self.recall else None
+        self._behind = self._behind or turn is not None
+        return turn
+
+    def _noted(self, turn: _Turn) -> _Turn:
+        if self.recall and len(_TURNS) < _MOST_TURNS:
+            _TURNS[self._key()] = turn
+        return turn
+
+    def _key(self) -> tuple[Any, ...]:
+        where = self.task, self.variation, self.simplification, self.max_moves
+        return *where, self.short, self.list_actions, *self._actions
 
     def _chosen(self, number: int) -> int:
         if self.task not in self._variations:
@@ -180,22 +226,32 @@ class ScienceWorldEnv(TextEnv):
             return f"That is not possible. {self._seen()}", 0.0, False, False
         before = self.score
         self._actions.append(action)
-        for attempt in range(_REPLAYS + 1):
-            try:
-                said, ended = self._act(action)
-                text = self._words(f"{said.strip()}\n{self._state(said)}") + self._listed()
-                break
-            except SimulatorLostError:
-                if attempt == _REPLAYS or not self._replay(self._actions[:-1], before):
-                    self.lost = True
-                    return "The simulator was lost; the episode is given up.", 0.0, True, False
-        self._refused = said.startswith(_NOT_UNDERSTOOD)
+        turn = self._known() or self._played(action, before)
+        if turn is None:
+            self.lost = True
+            return "The simulator was lost; the episode is given up.", 0.0, True, False
+        self.score, self.moves = turn.score, turn.moves
+        self._refused = turn.said.startswith(_NOT_UNDERSTOOD)
         failed = self.score < 0
         if failed and self.failure == "zero":
             self.score = 0
         success = self.score == 100
         reward = float(success) if self.reward == "success" else (self.score - before) / 100
-        return text, reward, ended or failed, success
+        return turn.text, reward, turn.ended or failed, success
+
+    def _played(self, action: str, before: int) -> _Turn | None:
+        """Have the simulator take an action; None where it is lost for good."""
+        for attempt in range(_REPLAYS + 1):
+            try:
+                if self._behind and not self._replay(self._actions[:-1], before):
+                    return None
+                said, ended = self._act(action)
+                text = self._words(f"{said.strip()}\n{self._state(said)}") + self._listed()
+                return self._noted(_Turn(said, text, self.score, self.moves, ended))
+            except SimulatorLostError:
+                if attempt == _REPLAYS or not self._replay(self._actions[:-1], before):
+                    return None
+        raise AssertionError  # pragma: no cover
 
     def _seen(self) -> str:
         try:
@@ -213,7 +269,8 @@ class ScienceWorldEnv(TextEnv):
         return said, simulator.completed() or self.score < 0 or self.moves >= self.max_moves
 
     def _replay(self, actions: list[str], score: int) -> bool:
-        """Begin the episode anew in another simulator; whether it comes to the same score."""
+        """Begin the episode anew, in another simulator where the last was lost; whether it comes to the same score."""
+        self._behind = False
         try:
             self._load(self.variation)
             for action in actions:
