@@ -117,6 +117,12 @@ def test_the_same_seed_gives_the_same_variation(env: ScienceWorldEnv) -> None:
     other.close()
 
 
+def test_a_variation_that_there_is_not_is_refused(env: ScienceWorldEnv) -> None:
+    with pytest.raises(ConfigError, match="no variation 300: they are 0 to 299"):
+        env.reset(options={"variation": 300})
+    assert env.reset(options={"variation": 299})[1]["variation"] == 299
+
+
 @pytest.mark.parametrize("reward", ["success", "score"])
 def test_a_solution_scores_100(reward: Any) -> None:
     env = make(reward=reward)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from londi.envs.base import TextEnv
 from londi.envs.jvm import POOL, Simulator, SimulatorLostError
@@ -17,6 +17,7 @@ from londi.envs.tasks import SCIENCEWORLD as TASKS
 from londi.errors import ConfigError, EnvError, did_you_mean
 
 Split = Literal["train", "dev", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 _FORBIDDEN = "reset task"
 """Always permitted by the simulator, where it would wipe out a failure."""
 _NOT_UNDERSTOOD = "No known action matches that input."
@@ -94,7 +95,7 @@ class ScienceWorldEnv(TextEnv):
         if not self.tasks:
             raise ConfigError("name at least one ScienceWorld task")
         choices: dict[str, tuple[str, tuple[str, ...]]] = {
-            "split": (split, ("train", "dev", "test")),
+            "split": (split, SPLITS),
             "reward": (reward, ("success", "score")),
             "failure": (failure, ("zero", "minus")),
         }
@@ -109,7 +110,7 @@ class ScienceWorldEnv(TextEnv):
         self.variation, self.score, self.moves, self.lost = -1, 0, 0, False
         self._behind = False
         self.simulator: Simulator | None = None
-        self._variations: dict[str, list[int]] = {}
+        self._variations: dict[str, dict[Split, list[int]]] = {}
         self._wanted: int | None = None
         self._actions: list[str] = []
 
@@ -148,7 +149,7 @@ class ScienceWorldEnv(TextEnv):
         return self.simulator
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        """Start an episode; raises `ConfigError` for a variation that is no number."""
+        """Start an episode; raises `ConfigError` for a variation that there is not."""
         self._wanted = (options or {}).get("variation")
         if self._wanted is not None and (not isinstance(self._wanted, int) or self._wanted < 0):
             raise ConfigError(f"a variation is a number from 0 on, not {self._wanted!r}")
@@ -161,7 +162,7 @@ class ScienceWorldEnv(TextEnv):
         self._behind = False
         for attempt in range(_REPLAYS + 1):
             try:
-                self.variation = self._chosen(number // len(self.tasks)) if self._wanted is None else self._wanted
+                self.variation = self._chosen(number // len(self.tasks), self._wanted)
                 turn = self._known() or self._noted(self._first())
                 self.goal = turn.said
                 return turn.text
@@ -189,11 +190,18 @@ class ScienceWorldEnv(TextEnv):
         where = self.task, self.variation, self.simplification, self.max_moves
         return *where, self.short, self.list_actions, *self._actions
 
-    def _chosen(self, number: int) -> int:
+    def _chosen(self, number: int, wanted: int | None) -> int:
+        """The variation that is wanted, else the one of this number in the split, beginning anew at its end."""
         if self.task not in self._variations:
             self._load(0)
-            self._variations[self.task] = self._running().variations(self.split)
-        return self._variations[self.task][number % len(self._variations[self.task])]
+            self._variations[self.task] = {split: self._running().variations(split) for split in SPLITS}
+        known = self._variations[self.task]
+        if wanted is None:
+            return known[self.split][number % len(known[self.split])]
+        if not any(wanted in numbers for numbers in known.values()):
+            last = max(map(max, known.values()))
+            raise ConfigError(f"{self.task} has no variation {wanted}: they are 0 to {last}")
+        return wanted
 
     def _load(self, variation: int) -> None:
         """Begin a variation, in a new simulator where there is none that runs."""

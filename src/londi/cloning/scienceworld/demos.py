@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from londi.cloning.scienceworld.gold import Gold
+from londi.cloning.scienceworld.gold import Gold, append
 from londi.cloning.scienceworld.tidy import tidy
 from londi.envs.jvm import POOL
 from londi.envs.scienceworld import ScienceWorldEnv
@@ -35,6 +35,10 @@ HOUSE = {
     "foundry": ("outside",),
 }
 """The rooms, and where their doors lead."""
+NOISE, COPIES = 0.12, 2
+"""Share of random steps, and how often a solution is played with them, besides once without."""
+_VERSION = 1
+"""Of what this file and `tidy` make of a solution: what was made by another is made again."""
 _ROOM = re.compile(r"(?:room|outside location) is called the ([\w ]+?)\.")
 _LEAST = (
     re.compile(r"open door to|go to|look around$|wait\d*$|examine |open (?!blast|freezer|glass|cupboard)|read "),
@@ -161,8 +165,8 @@ def collect(
     golds: Sequence[Gold],
     *,
     seed: int,
-    noise: float = 0.12,
-    copies: int = 2,
+    noise: float = NOISE,
+    copies: int = COPIES,
     processes: int = 2,
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
@@ -181,11 +185,11 @@ def collect(
         steps = [asdict(demo) for demo in demonstrate(local.env, gold, noise, copies, seed)]
         if not steps and local.env.lost:
             return  # its simulator was lost, mostly by Ctrl-C: that says nothing about the solution
-        line = json.dumps({"variation": gold.variation, "seed": seed, "steps": steps})
-        with lock, path_of(folder, gold.task).open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with lock:
+            append(path_of(folder, gold.task), {"variation": gold.variation, **made, "steps": steps})
 
-    known = {(task, number) for task in {gold.task for gold in golds} for number in _lines(folder, task, seed)}
+    made = {"seed": seed, "noise": noise, "copies": copies, "version": _VERSION}
+    known = {(task, number) for task in {gold.task for gold in golds} for number in _lines(folder, task, **made)}
     new = [gold for gold in golds if (gold.task, gold.variation) not in known]
     progress(len(golds) - len(new))
     with ThreadPoolExecutor(processes) as pool:
@@ -203,24 +207,26 @@ def path_of(folder: Path, task: str) -> Path:
     return folder / f"{task}-demonstrations.jsonl"
 
 
-def read(folder: Path, tasks: Sequence[str], seed: int) -> list[Demonstration]:
-    """Return the demonstrations of these tasks, in the order of tasks and variations."""
+def read(
+    folder: Path, tasks: Sequence[str], seed: int, noise: float = NOISE, copies: int = COPIES
+) -> list[Demonstration]:
+    """Return the demonstrations of these tasks that were made so, in the order of tasks and variations."""
     found = []
     for task in tasks:
-        lines = _lines(folder, task, seed)
+        lines = _lines(folder, task, seed=seed, noise=noise, copies=copies, version=_VERSION)
         steps = (step for number in sorted(lines) for step in lines[number])
         found += [Demonstration(**{**step, "last": tuple(step["last"])}) for step in steps]
     return found
 
 
-def _lines(folder: Path, task: str, seed: int) -> dict[int, list[dict[str, Any]]]:
-    """Steps by variation; a line that was cut off is left out."""
+def _lines(folder: Path, task: str, **made: float) -> dict[int, list[dict[str, Any]]]:
+    """Steps by variation; a line that was cut off, or made otherwise, is left out."""
     path = path_of(folder, task)
     found: dict[int, list[dict[str, Any]]] = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             data = json.loads(line)
-            if data["seed"] == seed:
+            if made.items() <= data.items():
                 found[data["variation"]] = data["steps"]
         except (ValueError, KeyError, TypeError):
             continue

@@ -7,11 +7,13 @@ that it can be stopped and gone on with at any moment.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Event, Lock
+from typing import Any
 
 from londi.envs.jvm import POOL, SimulatorLostError
 from londi.errors import ConfigError
@@ -91,8 +93,8 @@ def generate(
             if stopped.wait(_PAUSE):  # Ctrl-C ends the simulators too: that says nothing about the variation
                 return
             gold = _solve(*job, simplification) or Gold(*job, simplification, (), 0)
-        with lock, path_of(folder, job[0], split).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(gold)) + "\n")
+        with lock:
+            append(path_of(folder, job[0], split), asdict(gold))
 
     with ThreadPoolExecutor(processes) as pool:
         try:
@@ -103,6 +105,16 @@ def generate(
             pool.shutdown(cancel_futures=True)
             raise
     POOL.clear()
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    """Add a line of JSON to a file; what was cut off at its end stays a line of its own."""
+    with path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(json.dumps(row).encode() + b"\n")
 
 
 def _solve(task: str, variation: int, simplification: str) -> Gold | None:
