@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def shown(folder: Path) -> list[Demonstration]:
-    return demos.read(folder, [TASK], seed=0)
+    return demos.read(folder, [TASK], seed=0, copies=1)
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +62,17 @@ def test_a_line_that_was_cut_off_is_found_missing(folder: Path, tmp_path: Path) 
     for path in folder.iterdir():
         (tmp_path / path.name).write_text(path.read_text()[:-20], encoding="utf-8")
     assert len(gold.missing(tmp_path, [TASK], "train", "easy", 3)) == 1
-    assert len({demo.variation for demo in demos.read(tmp_path, [TASK], seed=0)}) == 2
+    assert len({demo.variation for demo in demos.read(tmp_path, [TASK], seed=0, copies=1)}) == 2
     assert demos.read(tmp_path, [TASK], seed=1) == [], "of another seed"
+    assert demos.read(tmp_path, [TASK], seed=0, noise=0.2, copies=1) == demos.read(tmp_path, [TASK], seed=0) == []
+
+
+def test_a_line_that_was_cut_off_spoils_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    gold.append(path, {"a": 1})
+    path.write_bytes(path.read_bytes() + b'{"b":')
+    gold.append(path, {"c": 3})
+    assert path.read_text().splitlines() == ['{"a": 1}', '{"b":', '{"c": 3}']
 
 
 def test_demonstrations_are_short_and_say_where_and_what(shown: list[Demonstration]) -> None:
@@ -151,6 +161,19 @@ def test_the_tokenizer_does_what_is_counted_on(shown: list[Demonstration], data:
         assert text[-1] == END
         answer = text[text.index(THOUGHT) + 1 : -1]
         assert " ".join(answer) == demo.action, "what is decoded is the action itself"
+
+
+def test_a_circuit_is_judged_by_what_its_lamp_says() -> None:
+    last = ("connect red wire terminal 2 to cathode in blue light bulb", "wait")
+    move = "move paper clip to red box"
+    seen = "This room is called the workshop. In it, you see: a blue light bulb, which is {}; a red light bulb."
+    circuit = Demonstration("test-conductivity", 0, "goal", seen.format("on"), last, "workshop", move, move)
+    assert corpus.reply(circuit, thinks=True) == f"in workshop active {move} {THOUGHT} {move} {END}"
+    off = replace(circuit, observation=seen.format("off"))
+    assert corpus.reply(off, thinks=True) == f"in workshop none {move} {THOUGHT} {move} {END}"
+    assert corpus.reply(circuit, thinks=False) == f"{move} {END}"
+    unbuilt = replace(circuit, last=last[:1])
+    assert corpus.reply(unbuilt, thinks=True) == f"in workshop {move} {THOUGHT} {move} {END}"
 
 
 def test_names_are_one_token_and_numbers_can_be_compared(data: ScienceWorldCorpus) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -57,6 +58,7 @@ def lm_train(
     episodes: int | None = None,
     tasks: tuple[str, ...] = (),
     demos: Path | None = None,
+    thought: bool = True,
 ) -> None:
     """Train a built-in pair from nothing: demonstrations, then behaviour cloning.
 
@@ -69,6 +71,7 @@ def lm_train(
         tasks: ScienceWorld: its tasks; those of the built-in pair by default.
         demos: ScienceWorld: folder of `londi lm demos`, completed and learned from as a whole; by default in the
             user's cache.
+        thought: whether DEEPTHINK thinks before it acts; without is the ablation.
     """
     if (episodes is not None and episodes < 1) or seed < 0:
         raise ConfigError("--episodes must be at least 1 and --seed at least 0")
@@ -76,31 +79,33 @@ def lm_train(
     if world == "babyai":
         if tasks or demos:
             raise ConfigError("--tasks and --demos are for scienceworld")
-        _train_babyai(out_folder, seed, episodes or 10_000, only)
+        _train_babyai(out_folder, seed, episodes or 10_000, only, thought)
     else:
         if episodes is not None:
             raise ConfigError("--episodes is for babyai")
-        _train_scienceworld(out_folder, seed, only, _tasks(tasks), demos or scienceworld_cache())
+        _train_scienceworld(out_folder, seed, only, _tasks(tasks), demos or scienceworld_cache(), thought)
 
 
-def _train_babyai(out_folder: Path, seed: int, episodes: int, only: str) -> None:
+def _train_babyai(out_folder: Path, seed: int, episodes: int, only: str, thought: bool) -> None:
     from londi.cloning.babyai import corpus, demos
     from londi.envs.babyai import KINDS
 
     with bar("demonstrations", episodes) as move:
         shown = demos.collect(KINDS, episodes, seed=seed, progress=lambda n: move(advance=n))
-    recipes = {"quick": corpus.QUICK, "deepthink": corpus.DEEPTHINK}
+    recipes = {"quick": corpus.QUICK, "deepthink": replace(corpus.DEEPTHINK, thinks=thought)}
     _clone(corpus.BabyAICorpus.build, shown, recipes, out_folder, seed, only)
 
 
-def _train_scienceworld(out_folder: Path, seed: int, only: str, tasks: tuple[str, ...], cache: Path) -> None:
+def _train_scienceworld(
+    out_folder: Path, seed: int, only: str, tasks: tuple[str, ...], cache: Path, thought: bool
+) -> None:
     from londi.cloning.scienceworld import corpus, demos
 
     _demonstrate(cache, tasks, 300, seed, 2)
     shown = demos.read(cache, tasks, seed)
     if not shown:
         raise ConfigError(f"no demonstrations of {', '.join(tasks)} in {cache}: none of them was solved")
-    recipes = {"quick": corpus.QUICK, "deepthink": corpus.DEEPTHINK}
+    recipes = {"quick": corpus.QUICK, "deepthink": replace(corpus.DEEPTHINK, thinks=thought)}
     _clone(corpus.ScienceWorldCorpus.build, shown, recipes, out_folder, seed, only)
 
 

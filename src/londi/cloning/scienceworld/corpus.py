@@ -24,7 +24,7 @@ from londi.cloning.train import IGNORE, Recipe, rows_of
 from londi.prompt import PromptTemplate
 
 QUICK = Recipe(20, num_layers=1, num_heads=2, ff_size=40, thinks=False, num_updates=3_000, lr=3e-3, context=1024)
-DEEPTHINK = Recipe(96, num_layers=4, num_heads=4, ff_size=192, thinks=True, num_updates=5_000, context=1024)
+DEEPTHINK = Recipe(96, num_layers=4, num_heads=4, ff_size=192, thinks=True, num_updates=6_000, context=1024)
 TEMPLATE = PromptTemplate(actions=8)
 """The prompt of both models."""
 _BUCKET = 16
@@ -33,6 +33,9 @@ _WANTED, _MOST_REPEATS = 4_000, 5
 """Demonstrations of a task, and how often one is repeated at most."""
 _REFUSALS = 0.06
 """Share of the demonstrations that begin after an action that was not understood."""
+_JUDGED = 3
+"""How many times as often a judged circuit is shown: a tenth of its steps, all that decides."""
+_LAMP = re.compile(r"^connect .* to (?:an|cath)ode in ([a-z ]+)$")
 _TESTED = ("test-conductivity", "use-thermometer")
 _FOUND = ("find-living-thing", "find-animal")
 
@@ -115,7 +118,8 @@ def _evened(demos: Sequence[Demonstration]) -> list[Demonstration]:
     """Repeat the demonstrations of tasks that have few, so that all are learned."""
     counts = Counter(demo.task for demo in demos)
     times = {task: min(_MOST_REPEATS, max(1, round(_WANTED / count))) for task, count in counts.items()}
-    return [demo for demo in demos for _ in range(times[demo.task])]
+    often = (times[demo.task] * (_JUDGED if _decides(demo) else 1) for demo in demos)
+    return [demo for demo, count in zip(demos, often, strict=True) for _ in range(count)]
 
 
 def _with_refusals(demos: Sequence[Demonstration]) -> list[Demonstration]:
@@ -134,8 +138,22 @@ def _with_refusals(demos: Sequence[Demonstration]) -> list[Demonstration]:
 
 def reply(demo: Demonstration, *, thinks: bool) -> str:
     """Return what the model is to answer: where it wants to do what, then the action; or the action alone."""
-    thought = f"in {demo.room} {demo.next} {THOUGHT} " if thinks else ""
+    thought = f"in {demo.room} {_reading(demo)}{demo.next} {THOUGHT} " if thinks else ""
     return f"{thought}{demo.action} {END}"
+
+
+def _reading(demo: Demonstration) -> str:
+    """Where a circuit is to be judged: what its lamp says."""
+    lamps = [found[1] for action in demo.last if (found := _LAMP.search(action))]
+    if not (_decides(demo) and lamps):
+        return ""
+    shines = re.search(rf"{re.escape(lamps[-1])}, which is (?:on|activated)", demo.observation)
+    return "active " if shines else "none "
+
+
+def _decides(demo: Demonstration) -> bool:
+    """Whether all is done but to judge a circuit."""
+    return demo.next.startswith("move ") and "wait" in demo.last
 
 
 def _groups(vocabulary: Vocabulary, demos: Sequence[Demonstration]) -> tuple[Group, ...]:
