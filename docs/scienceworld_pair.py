@@ -1,9 +1,10 @@
 """Measure the ScienceWorld pair on the test variations of all 30 tasks; write docs/scienceworld.json and the table.
 
     python docs/scienceworld_pair.py measure [--quick FOLDER --deepthink FOLDER] [--most 30]
+    python docs/scienceworld_pair.py ablation --deepthink FOLDER        # of `londi lm train scienceworld --no-thought`
     python docs/scienceworld_pair.py write           # the table in docs/scienceworld.md, from docs/scienceworld.json
 
-`measure` goes on where it was interrupted: remove docs/scienceworld.json after training the pair anew. How long an
+`measure` goes on where it was interrupted, and begins anew with other weights. How long an
 episode may be, and what test prompts share with training, it reads from what `londi lm demos scienceworld` left in the
 user's cache: without it the limit is 100 actions.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from hashlib import sha256
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -25,6 +27,8 @@ from londi.config import ModelConfig
 from londi.envs.jvm import POOL
 from londi.envs.tasks import PAIR_TASKS, SCIENCEWORLD
 from londi.episode import Episode
+from londi.lms.builtin import FOLDERS
+from londi.run import write_text
 
 HERE = Path(__file__).parent
 DATA, PAGE = HERE / "scienceworld.json", HERE / "scienceworld.md"
@@ -87,9 +91,18 @@ def overlap(task: str, episodes: list[Episode]) -> dict[str, float] | None:
     }
 
 
+def weights(model: str) -> str:
+    """Return a hash of a model's weights."""
+    folder = FOLDERS.get(model.removeprefix("builtin:"), Path(model))
+    return sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
+
+
 def measure(quick_model: str, deepthink_model: str, most: int, tasks: tuple[str, ...]) -> None:
     """Play every task that is not measured yet."""
-    found: dict[str, Any] = json.loads(DATA.read_text()) if DATA.is_file() else {"schema": 1, "tasks": {}}
+    hashes = {"quick": weights(quick_model), "deepthink": weights(deepthink_model)}
+    found: dict[str, Any] = json.loads(DATA.read_text()) if DATA.is_file() else {}
+    if found.get("weights") != hashes:
+        found = {"schema": 2, "weights": hashes, "tasks": {}}
     quick, deepthink = (
         lms.CachedLM(model) for model in lms.load_pair(*map(ModelConfig, (quick_model, deepthink_model)))
     )
@@ -111,9 +124,21 @@ def measure(quick_model: str, deepthink_model: str, most: int, tasks: tuple[str,
             "deepthink": row(deep),
             "oracle": row(oracle),
         }
-        DATA.write_text(json.dumps(found, indent=1) + "\n")
+        write_text(DATA, json.dumps(found, indent=1) + "\n")
         one = found["tasks"][task]
         print(f"{task}: QUICK {one['quick']['success']:.2f}, DEEPTHINK {one['deepthink']['success']:.2f}", flush=True)
+    POOL.clear()
+
+
+def ablation(model: str, most: int) -> None:
+    """Play the pair's tasks with a DEEPTHINK of the same size that does not think."""
+    found = json.loads(DATA.read_text())
+    silent = lms.CachedLM(lms.load(ModelConfig(model)))
+    for task in PAIR_TASKS:
+        episodes = play(task, Agent(silent, silent, TextEncoder(), Never(), TEMPLATE), variations(task, most))
+        found["tasks"][task]["no_thought"] = row(episodes)
+        print(f"{task}: {found['tasks'][task]['no_thought']['success']:.2f}", flush=True)
+    write_text(DATA, json.dumps(found, indent=1) + "\n")
     POOL.clear()
 
 
@@ -121,17 +146,20 @@ def table() -> str:
     """Return the table as Markdown."""
     tasks = json.loads(DATA.read_text())["tasks"]
     lines = [
-        "| task | solution | episodes | QUICK | DEEPTHINK | its calls | oracle @ calls | prompts / ways in train |",
-        "|---|---|---|---|---|---|---|---|",
+        "| task | solution | episodes | QUICK | DEEPTHINK | without thought | its calls | oracle @ calls "
+        "| prompts / ways in train |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name in sorted(tasks, key=lambda name: (name not in PAIR_TASKS, -tasks[name]["deepthink"]["success"], name)):
         t = tasks[name]
         q, d, o, same = t["quick"], t["deepthink"], t["oracle"], t["overlap"]
         length = "" if t["gold"] is None else f"{t['gold']:.0f}"
         shared = "" if same is None else f"{100 * same['prompts']:.0f} % / {100 * same['ways']:.0f} %"
+        silent = f"{t['no_thought']['success']:.2f}" if "no_thought" in t else ""
         lines.append(
             f"| {name} | {length} | {t['episodes']} | {q['success']:.2f} | {d['success']:.2f} "
-            f"({d['low']:.2f}-{d['high']:.2f}) | {d['calls']:.1f} | {o['success']:.2f} @ {o['calls']:.1f} | {shared} |"
+            f"({d['low']:.2f}-{d['high']:.2f}) | {silent} | {d['calls']:.1f} "
+            f"| {o['success']:.2f} @ {o['calls']:.1f} | {shared} |"
         )
     return "\n".join(lines)
 
@@ -145,7 +173,7 @@ def write() -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("measure", "write"))
+    parser.add_argument("what", choices=("measure", "ablation", "write"))
     parser.add_argument("--quick", default="builtin:scienceworld-quick")
     parser.add_argument("--deepthink", default="builtin:scienceworld-deepthink")
     parser.add_argument("--most", type=int, default=30)
@@ -153,5 +181,7 @@ if __name__ == "__main__":
     given = parser.parse_args()
     if given.what == "measure":
         measure(given.quick, given.deepthink, given.most, tuple(given.tasks))
+    elif given.what == "ablation":
+        ablation(given.deepthink, given.most)
     else:
         write()
