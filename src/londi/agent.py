@@ -35,6 +35,8 @@ class History:
     rng: np.random.Generator = field(default_factory=np.random.default_rng)
     random_rate: float | None = None
     """Exploration: call at this rate instead of asking the Switcher."""
+    guided: bool = False
+    """Exploration: the rate is tempered by where the Switcher expects the models to differ, see `tempered`."""
     epsilon: float = 0.0
     """Exploration: share of steps on which a fair coin decides."""
     observations: list[str] = field(default_factory=list)
@@ -158,6 +160,9 @@ class Agent:
         query = Query(features, left, np.array([h.price for h in histories]), uniform[:, 0], states)
         choice = self.switcher.choose(query)
         rate = np.array([np.nan if h.random_rate is None else h.random_rate for h in histories])
+        if choice.disagree is not None:
+            guided = np.array([h.guided for h in histories])
+            rate = np.where(guided, tempered(rate, choice.disagree), rate)
         epsilon = np.array([h.epsilon for h in histories])
         if not epsilon.any() and np.isnan(rate).all():
             return choice
@@ -208,6 +213,15 @@ class Agent:
                 if reservation.state == "open":
                     reservation.release()
         return dict(zip(rows, decisions, strict=True))
+
+
+def tempered(rate: NDArray[np.float64], disagree: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the call rates (B,) of guided exploration: d^((1 - p) / p) at rate p and probability of disagreement d.
+
+    0 at p = 0, d at p = 1/2, 1 at p = 1: calls gather where the models differ, but for the highest rates, and where
+    nothing is known yet (d = 1/2) the rate is much as it was.
+    """
+    return disagree ** ((1 - rate) / np.maximum(rate, 1e-9))
 
 
 class OracleAgent(Agent):

@@ -149,8 +149,11 @@ class TrainConfig:
     on_policy: float = 0.5
     """Share of episodes in the second half of training that a learned Switcher plays (epsilon-greedy, under a random
     budget or price); all others call at a random rate p ~ U[0, 1] of their own."""
+    guided: float = 0.0
+    """Share of those random episodes whose calls gather where the Switcher expects the models to differ. Where a
+    mistake can't be made good, random calls hardly ever succeed, and .5 learns much faster."""
     epsilon: float = 0.15
-    """Exploration in those episodes."""
+    """Exploration in the episodes that a Switcher plays."""
     max_calls: int = 12
     """Largest finite budget N."""
     replay: int = 100_000
@@ -257,7 +260,7 @@ def _check(experiment: Experiment) -> None:
         wrong.append(f"train.price_unit must be above 0, not {t.price_unit}")
     wrong += [f"evaluate.prices: a price is > 0, not {c}" for c in e.prices if not c > 0]
     wrong += [f"evaluate.random_rates: a rate lies in [0, 1], not {p}" for p in e.random_rates if not 0 <= p <= 1]
-    shares = {"on_policy": t.on_policy, "epsilon": t.epsilon}
+    shares = {"on_policy": t.on_policy, "guided": t.guided, "epsilon": t.epsilon}
     wrong += [f"train.{key} must lie in [0, 1], not {value}" for key, value in shares.items() if not 0 <= value <= 1]
     for role, model in (("quick", experiment.quick), ("deepthink", experiment.deepthink)):
         sizes = {"max_batch": model.max_batch, "max_new_tokens": model.max_new_tokens}

@@ -33,6 +33,7 @@ class Assignment:
     budget: float | None = None
     price: float = 0.0
     random_rate: float | None = None
+    guided: bool = False
     epsilon: float = 0.0
     budget_measure: BudgetMeasure = "calls"
     stream: int = 1
@@ -58,6 +59,7 @@ class _Slot:
             price=assignment.price,
             rng=np.random.default_rng((assignment.seed, assignment.stream)),
             random_rate=assignment.random_rate,
+            guided=assignment.guided,
             epsilon=assignment.epsilon,
         )
         self.steps: list[Step] = []

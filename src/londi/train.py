@@ -62,6 +62,7 @@ class _Behaviour:
             np.where(by_price, p.call, b.call),
             np.where(by_price, p.propensity, b.propensity),
             np.where(by_price, p.advantage, b.advantage),
+            np.mean([choice.disagree for choice in choices.values() if choice.disagree is not None], axis=0),
         )
 
 
@@ -135,8 +136,10 @@ class Trainer:
                 yield Assignment(seed, "training", budget, price, epsilon=t.epsilon, stream=2)
             else:
                 cap, cost = (budget, 0.0) if not t.relabel else (None, 0.0)
-                rate = float(rng.random())
-                yield Assignment(seed, "training", cap, cost if t.relabel else price, random_rate=rate, stream=2)
+                rate, guided = float(rng.random()), bool(rng.random() < t.guided)
+                yield Assignment(
+                    seed, "training", cap, cost if t.relabel else price, random_rate=rate, guided=guided, stream=2
+                )
 
     def train(self, progress: Callable[[Progress], None] | None = None) -> None:
         """Train to the end; on KeyboardInterrupt save a checkpoint and policies, and raise it on."""

@@ -108,6 +108,15 @@ def assert_same(one: Choice, other: Choice) -> None:
     assert (one.call == other.call).all()
     np.testing.assert_allclose(one.propensity, other.propensity)
     np.testing.assert_allclose(one.advantage, other.advantage, atol=1e-5)
+    assert (one.disagree is None) == (other.disagree is None)
+    if one.disagree is not None and other.disagree is not None:
+        np.testing.assert_allclose(one.disagree, other.disagree, atol=1e-5)
+        assert ((one.disagree >= 0) & (one.disagree <= 1)).all()
+
+
+def rows(choice: Choice, where: Any) -> Choice:
+    known = None if choice.disagree is None else choice.disagree[where]
+    return Choice(choice.call[where], choice.propensity[where], choice.advantage[where], known)
 
 
 @pytest.fixture(params=list(SWITCHERS))
@@ -121,12 +130,12 @@ class TestContract:
         batch = switcher.choose(query)
         for row in range(len(query)):
             single = switcher.choose(part(query, slice(row, row + 1)))
-            assert_same(single, Choice(*(getattr(batch, n)[[row]] for n in ("call", "propensity", "advantage"))))
+            assert_same(single, rows(batch, [row]))
 
     def test_the_order_plays_no_part(self, switcher: Switcher) -> None:
         query, order = make_query(), np.random.default_rng(0).permutation(SIZE)
         batch, shuffled = switcher.choose(query), switcher.choose(part(query, order))
-        assert_same(shuffled, Choice(batch.call[order], batch.propensity[order], batch.advantage[order]))
+        assert_same(shuffled, rows(batch, order))
 
     def test_it_chooses_the_same_again(self, switcher: Switcher) -> None:
         assert_same(switcher.choose(make_query()), switcher.choose(make_query()))

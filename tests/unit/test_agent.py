@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from londi.encoders import Moment, TextEncoder
 from londi.episode import Reply
 from londi.errors import ModelError
 from londi.lms import CachedLM, Decision, LanguageModel, ScriptedLM
-from londi.switchers import Always, Never, Switcher
+from londi.switchers import Always, Choice, Never, Query, Switcher
 from londi.usage import BudgetMeasure, Usage
 
 ACTIONS = ("left", "right")
@@ -85,6 +86,27 @@ def test_exploration_states_its_propensity() -> None:
     drafts = agent(Always()).act([history(seed=i, random_rate=0.3) for i in range(2000)]).drafts
     assert np.mean([d.called for d in drafts]) == pytest.approx(0.3, abs=0.04)
     assert {round(d.propensity, 9) for d in drafts} == {0.3, 0.7}
+
+
+class Expects(Always):
+    """Expects the models to differ with a probability of its own in each state."""
+
+    def choose(self, query: Query) -> Choice:
+        return replace(super().choose(query), disagree=np.resize([0.02, 0.5, 0.98], len(query)))
+
+
+def test_guided_exploration_calls_where_the_models_are_expected_to_differ() -> None:
+    def shares(rate: float, *, guided: bool = True) -> list[float]:
+        many = [history(seed=i, random_rate=rate, guided=guided) for i in range(3000)]
+        drafts = agent(Expects()).act(many).drafts
+        assert len({round(d.propensity, 6) for d in drafts[::3]}) <= 2, "stated as it is"
+        return [float(np.mean([d.called for d in drafts[i::3]])) for i in range(3)]
+
+    assert shares(0.5) == pytest.approx([0.02, 0.5, 0.98], abs=0.05)
+    assert shares(0.25) == pytest.approx([0.0, 0.125, 0.94], abs=0.05)
+    assert shares(0.5, guided=False) == pytest.approx([0.5, 0.5, 0.5], abs=0.05)
+    assert shares(0.0) == [0, 0, 0]
+    assert shares(1.0) == [1, 1, 1]
 
 
 def test_exploration_never_calls_without_budget() -> None:

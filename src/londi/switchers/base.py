@@ -51,6 +51,8 @@ class Choice:
     """(B,) probability of that choice."""
     advantage: NDArray[np.float64]
     """(B,) its estimate of Q(call) - Q(no call); NaN where it has none, or no call is left. Never infinite."""
+    disagree: NDArray[np.float64] | None = None
+    """(B,) its estimate of the probability that DEEPTHINK would act otherwise; None where it makes none."""
 
 
 class Switcher(Protocol):

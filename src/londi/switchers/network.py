@@ -203,12 +203,14 @@ class NetworkSwitcher:
         phi = tensors(query.features)
         if isinstance(self.network, BudgetNetwork):
             rows = torch.from_numpy(budget_rows(query.remaining, self.network.shape.max_calls))
-            q = self.network(phi)[0][torch.arange(len(rows)), rows]  # (B, 2)
+            values, logit = self.network(phi)
+            q = values[torch.arange(len(rows)), rows]  # (B, 2)
         else:
-            q = self.network(phi, torch.from_numpy(query.price)[:, None].float())[0][:, 0]
+            values, logit = self.network(phi, torch.from_numpy(query.price)[:, None].float())
+            q = values[:, 0]
         advantage = np.where(query.remaining > 0, (q[:, 1] - q[:, 0]).double().numpy(), np.nan)
         call = advantage > 0
-        return Choice(call, np.ones(len(call)), advantage)
+        return Choice(call, np.ones(len(call)), advantage, logit.sigmoid().double().numpy())
 
     def state(self) -> dict[str, Any]:
         """Return what `from_state` needs to build the same Switcher again."""
