@@ -165,6 +165,9 @@ class TrainConfig:
     """Peak learning rate, falling to 5 %."""
     batch_size: int = 128
     """Transitions an update."""
+    text_dropout: float = 0.0
+    """Share of the words and n-grams that are hidden from each update, in [0, 1). Where few texts are seen in training,
+    .3 keeps the Switcher from knowing them by heart."""
     tau: float = 0.02
     """Rate of the averaged network."""
     call_price: float = 0.04
@@ -287,6 +290,8 @@ def _check(experiment: Experiment) -> None:
         wrong.append(f"train.gamma must lie in (0, 1], not {t.gamma}")
     signs = {"seed": experiment.seed, "train.warmup_steps": t.warmup_steps}
     wrong += [f"{key} must be at least 0, not {value}" for key, value in signs.items() if value < 0]
+    if not 0 <= t.text_dropout < 1:
+        wrong.append(f"train.text_dropout must lie in [0, 1), not {t.text_dropout}")
     if not t.updates_per_step >= 0:
         wrong.append(f"train.updates_per_step must be at least 0, not {t.updates_per_step}")
     if not experiment.name or "/" in experiment.name or experiment.name.startswith("."):

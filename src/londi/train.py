@@ -85,7 +85,7 @@ def make_learners(experiment: Experiment, encoder: TextEncoder, env: TextEnv) ->
     shape = NetworkShape(encoder.num_dense(actions), s.buckets, reader=s.reader, width=s.width, max_calls=t.max_calls)
     settings: dict[str, Any] = {"gamma": t.gamma, "batch_size": t.batch_size, "lr": t.lr, "tau": t.tau}
     settings |= {"call_price": t.call_price, "lowest_price": t.lowest_price, "highest_price": t.highest_price}
-    settings["price_unit"] = t.price_unit
+    settings |= {"price_unit": t.price_unit, "text_dropout": t.text_dropout}
     num_updates = max(1, int(t.updates_per_step * (t.num_steps - t.warmup_steps)))
     return {
         kind: DQNLearner(DQNConfig(kind, relabel=t.relabel, **settings), shape, num_updates, experiment.seed + i)

@@ -82,6 +82,8 @@ def test_another_pair_is_two_lines() -> None:
         ({"train": {"max_calls": 0}}, "train.max_calls must be at least 1, not 0"),
         ({"train": {"epsilon": 1.5}}, "train.epsilon must lie in [0, 1], not 1.5"),
         ({"train": {"on_policy": -0.1}}, "train.on_policy must lie in [0, 1], not -0.1"),
+        ({"train": {"guided": 1.5}}, "train.guided must lie in [0, 1], not 1.5"),
+        ({"train": {"text_dropout": 1.0}}, "train.text_dropout must lie in [0, 1), not 1.0"),
         ({"train": {"gamma": 0.0}}, "train.gamma must lie in (0, 1], not 0.0"),
         ({"train": {"learners": []}}, "train.learners is empty: name 'budget', 'price' or both"),
         ({"train": {"warmup_steps": -1}}, "train.warmup_steps"),

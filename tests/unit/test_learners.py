@@ -124,6 +124,22 @@ def test_without_relabelling_only_the_own_budget_is_learned() -> None:
     assert torch.isfinite(deep[0]).tolist() == [False, False, True, False, False]
 
 
+def test_text_dropout_hides_the_same_grams_everywhere_and_others_in_each_update() -> None:
+    agent, data = learner("budget", text_dropout=0.5), batch([True] * 200, [False] * 200, [False] * 200)
+    hidden = []
+    for _ in range(20):
+        seen = agent._forgetful(data)
+        for before, after in ((data.features, seen.features), (data.next_features, seen.next_features)):
+            assert after.text.dtype == before.text.dtype
+            assert ((after.text == before.text) | (after.text == 0)).all()
+        parts = [(data.features, seen.features), (data.next_features, seen.next_features)]
+        gone = [{*before.text[after.text == 0].tolist()} for before, after in parts]
+        assert gone[0] == gone[1] == {*range(1, 50)} - {*seen.features.text.ravel().tolist()}
+        hidden.append(frozenset(gone[0]))
+    assert len({*hidden}) == 20
+    assert np.mean([len(gone) for gone in hidden]) / 49 == pytest.approx(0.5, abs=0.06)
+
+
 @pytest.mark.parametrize("kind", ["budget", "price"])
 def test_a_restored_learner_goes_on_as_the_first_would(kind: str) -> None:
     replay = Replay(200)

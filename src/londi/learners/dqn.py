@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -63,12 +63,16 @@ class DQNConfig:
     """Prices drawn for each replayed transition."""
     disagree_weight: float = 0.3
     """Weight of the auxiliary loss: would DEEPTHINK act otherwise than QUICK? 0 switches it off."""
+    text_dropout: float = 0.0
+    """Share of the n-grams that are hidden from an update, others in each; in [0, 1)."""
     relabel: bool = True
     """Use each transition for every budget or price; False is the ablation: only the one it was made under."""
 
     def __post_init__(self) -> None:
         if not 0 < self.gamma <= 1 or not 0 < self.tau <= 1 or self.lr <= 0 or self.batch_size < 1:
             raise ConfigError("a learner needs 0 < gamma <= 1, 0 < tau <= 1, lr > 0 and batch_size >= 1")
+        if not 0 <= self.text_dropout < 1:
+            raise ConfigError(f"text_dropout must lie in [0, 1), not {self.text_dropout}")
         if not 0 < self.lowest_price < self.highest_price or self.prices_per_sample < 1 or self.call_price < 0:
             raise ConfigError(
                 "prices need 0 < lowest_price < highest_price, prices_per_sample >= 1 and call_price >= 0"
@@ -96,6 +100,8 @@ class DQNLearner:
     def update(self, replay: Replay) -> dict[str, float]:
         """Take one optimiser step on a replayed batch; return the losses."""
         batch = replay.sample(self.config.batch_size, self.rng)
+        if self.config.text_dropout:
+            batch = self._forgetful(batch)
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.lr * _schedule(self.updates / max(1, self.num_updates))
         value, disagree = self._losses(batch)
@@ -108,6 +114,16 @@ class DQNLearner:
             for slow, fast in zip(self.average.parameters(), self.network.parameters(), strict=True):
                 slow.lerp_(fast, self.config.tau)
         return {"loss": float(value.detach()), "disagree_loss": float(disagree.detach())}
+
+    def _forgetful(self, batch: Transitions) -> Transitions:
+        """Hide a share of all n-grams: what is known by heart of few texts is of no use on others."""
+        kept = self.rng.random(self.network.shape.buckets) >= self.config.text_dropout
+        before, after = batch.features, batch.next_features
+        return replace(
+            batch,
+            features=replace(before, text=before.text * kept[before.text]),
+            next_features=replace(after, text=after.text * kept[after.text]),
+        )
 
     def _losses(self, batch: Transitions) -> tuple[Tensor, Tensor]:
         called = torch.from_numpy(batch.called)
