@@ -19,7 +19,7 @@ from londi.agent import Agent
 from londi.cli import main
 from londi.encoders import TextEncoder
 from londi.envs.jvm import POOL, Pool, Simulator, SimulatorLostError
-from londi.envs.scienceworld import ScienceWorldEnv, shorten
+from londi.envs.scienceworld import ScienceWorldEnv, _mixed, shorten
 from londi.envs.tasks import SCIENCEWORLD
 from londi.episode import Episode
 from londi.errors import ConfigError, EnvError, EpisodeOverError
@@ -85,6 +85,13 @@ def test_consecutive_seeds_visit_tasks_and_variations_in_turn() -> None:
         ScienceWorldEnv(())
 
 
+def test_a_part_of_a_split_stands_for_all_of_it() -> None:
+    for count in (*range(1, 40), 75, 135, 225, 450):
+        assert sorted(_mixed(number, count) for number in range(count)) == [*range(count)], "each once"
+    places = [_mixed(50_000_000 + number, 225) // 75 for number in range(30)]
+    assert all(8 <= places.count(third) <= 12 for third in range(3))
+
+
 def test_models_that_don_t_know_the_language_are_shown_actions() -> None:
     env = make(list_actions=5)
     observation, _ = env.reset(seed=0)
@@ -104,7 +111,7 @@ def test_an_episode_begins_with_the_room_and_what_is_carried(env: ScienceWorldEn
     assert "\n" not in observation
     assert info["goal"].startswith("Your task is to find a(n) living thing")
     assert info["admissible"] is None
-    assert info["variation"] in env._variations["find-living-thing"]
+    assert info["variation"] in env._variations["find-living-thing"]["test"]
     assert env.settings["variation"] == info["variation"]
 
 
@@ -113,7 +120,7 @@ def test_the_same_seed_gives_the_same_variation(env: ScienceWorldEnv) -> None:
     assert first[0] == first[3]
     assert len(set(first)) == 3
     other = make(split="train")
-    assert other.reset(seed=1)[1]["variation"] not in env._variations, "train and test share none"
+    assert other.reset(seed=1)[1]["variation"] not in env._variations[TASK]["test"], "train and test share none"
     other.close()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import gcd
 from typing import Any, Literal, get_args
 
 from londi.envs.base import TextEnv
@@ -46,7 +47,8 @@ _TURNS: dict[tuple[Any, ...], _Turn] = {}
 class ScienceWorldEnv(TextEnv):
     """One or several ScienceWorld tasks, in free text: the first line of what is said is the action.
 
-    Consecutive seeds visit the tasks in turn, and all variations of the split.
+    Consecutive seeds visit the tasks in turn, and all variations of the split, in an order that mixes those that are
+    listed together (mostly of one thing): so a part of a split stands for all of it.
 
     `reset(options={"variation": k})` plays a certain variation of the first task, whatever the split.
 
@@ -197,7 +199,7 @@ class ScienceWorldEnv(TextEnv):
             self._variations[self.task] = {split: self._running().variations(split) for split in SPLITS}
         known = self._variations[self.task]
         if wanted is None:
-            return known[self.split][number % len(known[self.split])]
+            return known[self.split][_mixed(number, len(known[self.split]))]
         if not any(wanted in numbers for numbers in known.values()):
             last = max(map(max, known.values()))
             raise ConfigError(f"{self.task} has no variation {wanted}: they are 0 to {last}")
@@ -293,6 +295,12 @@ class ScienceWorldEnv(TextEnv):
 
     def _words(self, text: str) -> str:
         return shorten(text) if self.short else text.strip()
+
+
+def _mixed(number: int, count: int) -> int:
+    """Return the place of a number in 0..count-1, consecutive ones far apart: in steps of the golden section."""
+    step = next(step for step in range(max(1, round(0.618 * count)), 2 * count + 1) if gcd(step, count) == 1)
+    return number * step % count
 
 
 def shorten(text: str) -> str:
