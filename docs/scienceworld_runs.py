@@ -115,8 +115,9 @@ def percent(values: Sequence[float]) -> str:
 def kept_table(folder: Path, names: Sequence[str]) -> list[str]:
     """What the chosen policies keep, and what they take."""
     lines = [
-        "| task | QUICK | DEEPTHINK @ calls | success kept | calls | tokens | FLOPs | cheapest: success kept | calls |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| task | seeds | QUICK | DEEPTHINK @ calls | success kept | calls | tokens | FLOPs "
+        "| cheapest: success kept | calls |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in names:
         tables = read(folder, name)
@@ -170,8 +171,9 @@ def _areas() -> Iterator[Any]:
 
 def frontiers(folder: Path, names: Sequence[str], path: Path) -> None:
     """Draw the frontier of each experiment, the mean of its seeds."""
-    figure = plots.new_figure(11.5, 5.9)
-    grid = figure.subplots(2, 4, sharex=True, sharey=True)
+    rows = 1 + (len(names) > 4)
+    figure = plots.new_figure(11.5, 0.6 + 2.65 * rows)
+    grid = figure.subplots(rows, 4, sharex=True, sharey=True, squeeze=False)
     for axes, name in zip(grid.flat, names, strict=False):
         tables = read(folder, name)
         plots.bare(axes)
@@ -180,7 +182,9 @@ def frontiers(folder: Path, names: Sequence[str], path: Path) -> None:
         if tables:
             _frontier(axes, tables)
     grid[0, 0].set(xlim=(-0.03, 1.04), ylim=(-0.03, 1.08), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
-    for axes in grid[1]:
+    for axes in grid.flat[len(names) :]:
+        axes.set_visible(False)
+    for axes in grid[-1]:
         axes.set_xlabel("DEEPTHINK calls, as a share of its own", fontsize=9)
     for axes in grid[:, 0]:
         axes.set_ylabel("episodes solved", fontsize=9)
@@ -222,7 +226,10 @@ def kind_of(action: str) -> str:
 
 def calls_along(folder: Path, path: Path) -> None:
     """Draw where, in the long task, calls fall: by the kind of what is done, in the order of the plan."""
-    place = next(iter(sorted(folder.glob(f"{LONG}-[0-9]*"))))
+    place = next((found.parent for found in sorted(folder.glob(f"{LONG}-[0-9]*/frontier.json"))), None)
+    if place is None:
+        print(f"no run of {LONG} yet: {path.name} is left as it is", file=sys.stderr)
+        return
     table = json.loads((place / "frontier.json").read_text(encoding="utf-8"))
     row, opened = half(table), Run.open(place)
     experiment = opened.experiment
@@ -275,12 +282,14 @@ def put(page: str, name: str, lines: Sequence[str]) -> str:
 
 
 def write(folder: Path) -> None:
-    """Write tables and figures."""
+    """Write tables and figures of the runs that there are."""
+    if not any(read(folder, name) for name in NAMES):
+        raise SystemExit(f"no evaluated runs in {folder}: `python docs/scienceworld_runs.py run` makes them")
     page = PAGE.read_text(encoding="utf-8")
     page = put(page, "kept", kept_table(folder, NAMES))
     page = put(page, "areas", area_table(folder, NAMES))
     PAGE.write_text(page, encoding="utf-8")
-    frontiers(folder, EIGHT, HERE / "scienceworld-frontiers.png")
+    frontiers(folder, [name for name in EIGHT if read(folder, name)], HERE / "scienceworld-frontiers.png")
     calls_along(folder, HERE / "scienceworld-calls.png")
 
 
