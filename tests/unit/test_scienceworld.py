@@ -105,6 +105,20 @@ def test_models_that_don_t_know_the_language_are_shown_actions() -> None:
         make(list_actions=-1)
 
 
+def test_the_first_list_of_actions_is_of_this_goal() -> None:
+    def listed(env: Any, seed: int) -> set[str]:
+        return set(env.reset(seed=seed)[0].split("among other things: ")[1].rstrip(".").split("; "))
+
+    tasks = ("find-plant", "lifespan-longest-lived")
+    used, fresh = (envs.make("londi/ScienceWorld-v0", task=tasks, list_actions=4, heap_mb=256) for _ in range(2))
+    first = listed(used, 0)
+    assert listed(used, 1) != first
+    assert listed(fresh, 1) == listed(used, 1)
+    assert listed(used, 0) == first, "whatever was played before"
+    used.close()
+    fresh.close()
+
+
 def test_an_episode_begins_with_the_room_and_what_is_carried(env: ScienceWorldEnv) -> None:
     observation, info = env.reset(seed=1)
     assert "In your inventory, you see" in observation
@@ -248,12 +262,55 @@ def test_what_was_played_before_is_recalled_and_what_is_new_is_played(monkeypatc
     for action in (*actions[:3], "go to bedroom"):
         expected = said(*plain.step(action))
     assert said(*env.step("go to bedroom")) == expected, "what is new is played after what was recalled"
+    play(plain, actions[:3])
     play(env, actions[:3])
-    assert "go to hallway" in " ".join(env.valid_actions()) or "look around" in env.valid_actions()
+    assert sorted(env.valid_actions()) == sorted(plain.valid_actions()), "where the episode is, not the simulator"
     env.close()
-    with pytest.raises(EnvError, match="closed"):
-        env.valid_actions()
+    for closed in (env.valid_actions, lambda: env.step(actions[3])):
+        with pytest.raises(EnvError, match="closed"):
+            closed()
     plain.close()
+
+
+def test_a_simulator_that_is_lost_while_it_catches_up_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = make(recall=True)
+    env.reset(seed=3)
+    actions = gold(env)[:5]
+    scores = [env.step(action)[-1]["score"] for action in actions]
+    env.reset(seed=3)
+    assert [env.step(action)[-1]["score"] for action in actions[:4]] == scores[:4]
+    own, faults = Simulator.step, iter([True])
+
+    def step(self: Simulator, action: str) -> str:
+        if action == actions[2] and next(faults, False):
+            self.close()
+            raise SimulatorLostError("lost on the way")
+        return own(self, action)
+
+    monkeypatch.setattr(Simulator, "step", step)
+    env.step("reset task")
+    assert env.score == scores[3]
+    _, _, ended, _, info = env.step("look at the floor")
+    assert (ended, info["lost"], info["score"]) == (False, False, scores[3])
+    env.close()
+
+
+def test_what_can_be_done_after_a_failure_that_was_recalled() -> None:
+    env = make(recall=True, failure="zero")
+    for _ in range(2):
+        env.reset(seed=0)
+        _, _, ended, _, info = env.step("focus on air")
+        assert (ended, info["score"]) == (True, 0)
+        assert "look around" in env.valid_actions()
+    env.close()
+
+
+def test_a_reset_that_was_refused_leaves_no_episode(env: ScienceWorldEnv) -> None:
+    env.reset(seed=0)
+    with pytest.raises(ConfigError):
+        env.reset(options={"variation": 10_000})
+    with pytest.raises(EpisodeOverError):
+        env.step("look around")
 
 
 def test_an_episode_that_can_not_be_replayed_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,8 +64,10 @@ class TextEnv(gymnasium.Env[str, str]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start an episode; the same seed gives the same episode."""
         super().reset(seed=seed)
-        self._num_steps, self._over = 0, False
-        return self._begin(seed), self._info(success=False, valid=True)
+        self._num_steps, self._over = 0, True
+        observation = self._begin(seed)
+        self._over = False
+        return observation, self._info(success=False, valid=True)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Take one text action; raises `EpisodeOverError` after the end."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd
 from typing import Any, Literal, get_args
 
@@ -34,7 +34,9 @@ class _Turn:
     """What came of an action, or of beginning."""
 
     said: str
-    text: str
+    """By the simulator; of a beginning the goal."""
+    text: str = ""
+    """The observation."""
     score: int = 0
     moves: int = 0
     ended: bool = False
@@ -62,8 +64,8 @@ class ScienceWorldEnv(TextEnv):
     - `list_actions`: list at most so many actions after each observation, those with words of the goal first: for
       models that don't know the simulator's language. Takes a tenth of a second and more a step; 0 for none.
     - `recall`: what came of the same actions in the same variation before, in this process, is not simulated again:
-      much faster where many policies play the same variations. What the simulator draws at random (temperatures) is
-      then drawn once for all of them.
+      much faster where many policies play the same variations. The order in which things are listed, and temperatures
+      by a degree or two, can differ between what is recalled and what is played on, as they do between simulators.
     - `heap_mb`, `timeout`: of the simulator, see `londi.envs.jvm.Simulator`.
 
     `info` has besides `score`, `moves`, `variation` and `lost`. A simulator that dies or hangs is replaced and the
@@ -110,7 +112,7 @@ class ScienceWorldEnv(TextEnv):
         self.reward, self.failure, self.short, self.heap_mb, self.timeout = reward, failure, short, heap_mb, timeout
         self.list_actions, self.recall = list_actions, recall
         self.variation, self.score, self.moves, self.lost = -1, 0, 0, False
-        self._behind = False
+        self._raw, self._behind, self._closed = 0, False, False
         self.simulator: Simulator | None = None
         self._variations: dict[str, dict[Split, list[int]]] = {}
         self._wanted: int | None = None
@@ -127,12 +129,13 @@ class ScienceWorldEnv(TextEnv):
             "variation": self.variation,
             "simplification": self.simplification,
             "max_moves": self.max_moves,
+            "recall": self.recall,
             "scienceworld": version("scienceworld"),
         }
 
     def close(self) -> None:
         """Give the simulator back."""
-        self._behind = False
+        self._behind, self._closed = False, True
         if self.simulator is not None:
             POOL.give(self.simulator)
             self.simulator = None
@@ -142,9 +145,13 @@ class ScienceWorldEnv(TextEnv):
         return self._running().valid()
 
     def _running(self) -> Simulator:
-        if self._behind and not self._replay(self._actions, self.score):
+        """The simulator, which has done all that was done in the episode."""
+        if self._behind and not self._replay(self._actions, self._raw):
             raise SimulatorLostError("the ScienceWorld simulator was lost")
-        if self.simulator is None:
+        return self._ready()
+
+    def _ready(self) -> Simulator:
+        if self._closed or self.simulator is None:
             raise EnvError("the environment is closed: call reset() first")
         if not self.simulator.alive:
             raise SimulatorLostError("the ScienceWorld simulator died")
@@ -160,8 +167,8 @@ class ScienceWorldEnv(TextEnv):
     def _begin(self, seed: int | None) -> str:
         number = int(self.np_random.integers(2**31)) if seed is None else seed
         self.score, self.moves, self.lost, self._actions = 0, 0, False, []
+        self._raw, self._behind, self._closed = 0, False, False
         self.task = self.tasks[number % len(self.tasks) if self._wanted is None else 0]
-        self._behind = False
         for attempt in range(_REPLAYS + 1):
             try:
                 self.variation = self._chosen(number // len(self.tasks), self._wanted)
@@ -175,7 +182,8 @@ class ScienceWorldEnv(TextEnv):
 
     def _first(self) -> _Turn:
         self._load(self.variation)
-        return _Turn(self._words(self._running().description()), self._observe())
+        self.goal = self._words(self._running().description())
+        return _Turn(self.goal, self._observe())
 
     def _known(self) -> _Turn | None:
         """What is remembered of the actions so far; the simulator is then left where it is."""
@@ -184,8 +192,9 @@ class ScienceWorldEnv(TextEnv):
         return turn
 
     def _noted(self, turn: _Turn) -> _Turn:
+        """Remember a turn; return what is remembered, which another environment may have been the first to see."""
         if self.recall and len(_TURNS) < _MOST_TURNS:
-            _TURNS[self._key()] = turn
+            return _TURNS.setdefault(self._key(), turn)
         return turn
 
     def _key(self) -> tuple[Any, ...]:
@@ -230,17 +239,19 @@ class ScienceWorldEnv(TextEnv):
         return "\n".join(part for part in parts if part != said.strip())
 
     def _apply(self, action: str) -> tuple[str, float, bool, bool]:
+        if self._closed:
+            raise EnvError("the environment is closed: call reset() first")
         action = next((" ".join(line.split()) for line in action.splitlines() if line.strip()), "")
         if action.lower() == _FORBIDDEN:
             self._refused = True
             return f"That is not possible. {self._seen()}", 0.0, False, False
         before = self.score
         self._actions.append(action)
-        turn = self._known() or self._played(action, before)
+        turn = self._known() or self._played(action)
         if turn is None:
             self.lost = True
             return "The simulator was lost; the episode is given up.", 0.0, True, False
-        self.score, self.moves = turn.score, turn.moves
+        self.score, self._raw, self.moves = turn.score, turn.score, turn.moves
         self._refused = turn.said.startswith(_NOT_UNDERSTOOD)
         failed = self.score < 0
         if failed and self.failure == "zero":
@@ -249,19 +260,18 @@ class ScienceWorldEnv(TextEnv):
         reward = float(success) if self.reward == "success" else (self.score - before) / 100
         return turn.text, reward, turn.ended or failed, success
 
-    def _played(self, action: str, before: int) -> _Turn | None:
-        """Have the simulator take an action; None where it is lost for good."""
-        for attempt in range(_REPLAYS + 1):
+    def _played(self, action: str) -> _Turn | None:
+        """Have the simulator take an action, after all before it where it is behind; None where it is lost for good."""
+        for _ in range(_REPLAYS + 1):
             try:
-                if self._behind and not self._replay(self._actions[:-1], before):
+                if self._behind and not self._replay(self._actions[:-1], self._raw):
                     return None
-                said, ended = self._act(action)
-                text = self._words(f"{said.strip()}\n{self._state(said)}") + self._listed()
-                return self._noted(_Turn(said, text, self.score, self.moves, ended))
+                turn = self._act(action)
+                text = self._words(f"{turn.said.strip()}\n{self._state(turn.said)}") + self._listed()
+                return self._noted(replace(turn, text=text))
             except SimulatorLostError:
-                if attempt == _REPLAYS or not self._replay(self._actions[:-1], before):
-                    return None
-        raise AssertionError  # pragma: no cover
+                self._behind = True
+        return None
 
     def _seen(self) -> str:
         try:
@@ -269,25 +279,24 @@ class ScienceWorldEnv(TextEnv):
         except SimulatorLostError:
             return ""  # the next action finds out, and replays
 
-    def _act(self, action: str) -> tuple[str, bool]:
-        """Do something; return what the simulator says, and whether the episode is over."""
-        simulator = self._running()
+    def _act(self, action: str) -> _Turn:
+        """Do something; return what the simulator says."""
+        simulator = self._ready()
         said = simulator.step(action)
         if said.startswith(_AMBIGUOUS):  # it asks which object is meant, and takes nothing but a number until told
             said = simulator.step("0")
-        self.score, self.moves = simulator.score(), simulator.moves()
-        return said, simulator.completed() or self.score < 0 or self.moves >= self.max_moves
+        score, moves = simulator.score(), simulator.moves()
+        return _Turn(said, "", score, moves, simulator.completed() or score < 0 or moves >= self.max_moves)
 
     def _replay(self, actions: list[str], score: int) -> bool:
-        """Begin the episode anew, in another simulator where the last was lost; whether it comes to the same score."""
-        self._behind = False
-        try:
-            self._load(self.variation)
-            for action in actions:
-                self._act(action)
-        except SimulatorLostError:
-            return False
-        return not actions or self.score == score
+        """Begin the episode anew, in another simulator where the last was lost; whether it comes to the same score.
+
+        Raises `SimulatorLostError` where it is lost on the way.
+        """
+        self._load(self.variation)
+        turns = [self._act(action) for action in actions]
+        self._behind = bool(turns) and turns[-1].score != score
+        return not self._behind
 
     def _info(self, *, success: bool, valid: bool) -> dict[str, Any]:
         found = {"score": self.score, "moves": self.moves, "variation": self.variation, "lost": self.lost}
