@@ -36,18 +36,18 @@ def cost(folder: Path, names: Sequence[str], models: tuple[str, str]) -> None:
     if small is None or large is None:
         raise SystemExit(f"no prices of {' and '.join(models)}: see src/londi/lms/prices.toml")
     for name in names:
-        tables = read(folder, name)
-        if not tables:
+        chosen = [row for table in read(folder, name) if (row := half(table))]
+        if not chosen:
             continue
         steps, tokens = _prompts(name, template)
-        calls = mean(half(table)["calls"]["mean"] for table in tables)
+        calls = mean(row["calls"]["mean"] for row in chosen)
         one = Usage(round(1000 * tokens / steps), 0, 1000 * REPLY)
         dollars = [small.dollars(one) * steps, large.dollars(one) * steps, large.dollars(one) * calls]
         lines.append(
             f"| {name} | {steps:.1f} | {tokens:,.0f} | ${dollars[1]:.2f} | ${dollars[0]:.2f} "
             f"| ${dollars[0] + dollars[2]:.2f} |"
         )
-    PAGE.write_text(put(PAGE.read_text(encoding="utf-8"), "cost", lines), encoding="utf-8")
+    PAGE.write_text(put(PAGE.read_text(encoding="utf-8"), "cost", lines, "scienceworld_cost.py"), encoding="utf-8")
 
 
 def _prompts(name: str, served: config.Experiment) -> tuple[float, float]:

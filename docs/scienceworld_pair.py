@@ -132,13 +132,17 @@ def measure(quick_model: str, deepthink_model: str, most: int, tasks: tuple[str,
 
 def ablation(model: str, most: int) -> None:
     """Play the pair's tasks with a DEEPTHINK of the same size that does not think."""
-    found = json.loads(DATA.read_text())
+    found = json.loads(DATA.read_text()) if DATA.is_file() else {"tasks": {}}
+    missing = [task for task in PAIR_TASKS if task not in found["tasks"]]
+    recipe = json.loads((Path(model) / "recipe.json").read_text()) if Path(model).is_dir() else {"thinks": True}
+    if missing or recipe["thinks"]:
+        raise SystemExit("run `measure` first" if missing else f"{model} is no model trained with --no-thought")
     silent = lms.CachedLM(lms.load(ModelConfig(model)))
     for task in PAIR_TASKS:
         episodes = play(task, Agent(silent, silent, TextEncoder(), Never(), TEMPLATE), variations(task, most))
         found["tasks"][task]["no_thought"] = row(episodes)
         print(f"{task}: {found['tasks'][task]['no_thought']['success']:.2f}", flush=True)
-    write_text(DATA, json.dumps(found, indent=1) + "\n")
+        write_text(DATA, json.dumps(found, indent=1) + "\n")
     POOL.clear()
 
 

@@ -73,10 +73,10 @@ def read(folder: Path, name: str) -> list[dict[str, Any]]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in found]
 
 
-def half(table: Mapping[str, Any]) -> dict[str, Any]:
+def half(table: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the test row of the learned policy that succeeds most on selection seeds with half the calls at most.
 
-    Of equal ones the one with the most calls: it is the safest.
+    Of equal ones the one with the most calls: it is the safest. None where none keeps to half.
     """
     most = frontier.find(table["selection"], "DEEPTHINK")["calls"]["mean"] / 2
     fit = [r for r in table["selection"] if r["kind"] in frontier.LEARNED and r["calls"]["mean"] <= most]
@@ -84,14 +84,16 @@ def half(table: Mapping[str, Any]) -> dict[str, Any]:
     def kept(row: Any) -> tuple[float, float]:
         return row["success"]["mean"], row["calls"]["mean"]
 
+    if not fit:
+        return None
     best = max(fit, key=kept)
     return dict(frontier.find(table["policies"], best["name"]))
 
 
-def cheapest(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the test row of the cheapest that keeps 97 % of DEEPTHINK's success on selection seeds, else `half`'s."""
+def cheapest(table: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the test row of the cheapest that keeps 97 % of DEEPTHINK's success on selection seeds, if one does."""
     chosen = frontier.choose(table["selection"], 0.97)
-    return dict(frontier.find(table["policies"], chosen["name"])) if chosen else half(table)
+    return dict(frontier.find(table["policies"], chosen["name"])) if chosen else None
 
 
 def ratio(tables: Rows, chosen: Any, *keys: str) -> list[float]:
@@ -99,6 +101,8 @@ def ratio(tables: Rows, chosen: Any, *keys: str) -> list[float]:
     found = []
     for table in tables:
         one: Any = chosen(table)
+        if one is None:
+            continue
         deep: Any = frontier.find(table["policies"], "DEEPTHINK")
         for key in keys:
             one, deep = one[key], deep[key]
@@ -107,7 +111,9 @@ def ratio(tables: Rows, chosen: Any, *keys: str) -> list[float]:
 
 
 def percent(values: Sequence[float]) -> str:
-    """Write shares as `97 ± 1 %`."""
+    """Write shares as `97 ± 1 %`, a dash for none."""
+    if not values:
+        return "-"
     spread = f" ± {100 * stdev(values):.0f}" if len(values) > 1 else ""
     return f"{100 * mean(values):.0f}{spread} %"
 
@@ -147,9 +153,12 @@ def area_table(folder: Path, names: Sequence[str]) -> list[str]:
         if not tables:
             continue
         areas = [[area for table in tables if (area := value(table)) is not None] for value in _areas()]
-        best = max(mean(each) for each in areas[:-1] if each)
+        best = max((mean(each) for each in areas[:-1] if each), default=0.0)
         cells = [name]
         for area in areas:
+            if not area:
+                cells.append("")
+                continue
             text = f"{mean(area):.3f}" + (f" ± {stdev(area):.3f}" if len(area) > 1 and area in areas[:2] else "")
             cells.append(f"**{text}**" if mean(area) == best else text)
         cells.append(str(sum(table["metrics"]["violations"] for table in tables)))
@@ -232,6 +241,9 @@ def calls_along(folder: Path, path: Path) -> None:
         return
     table = json.loads((place / "frontier.json").read_text(encoding="utf-8"))
     row, opened = half(table), Run.open(place)
+    if row is None:
+        print(f"no policy of {place.name} keeps to half of the calls: {path.name} is left as it is", file=sys.stderr)
+        return
     experiment = opened.experiment
     quick, deepthink = (lms.CachedLM(model) for model in lms.load_pair(experiment.quick, experiment.deepthink))
     made, encoder = make_envs(experiment, 4, "test"), make_encoder(experiment)
@@ -273,9 +285,9 @@ def _bars(kinds: Sequence[str], values: Sequence[Sequence[float]], policy: str, 
     figure.savefig(path, dpi=130)
 
 
-def put(page: str, name: str, lines: Sequence[str]) -> str:
+def put(page: str, name: str, lines: Sequence[str], script: str = "scienceworld_runs.py") -> str:
     """Return the page with these lines between its two comments of that name."""
-    begin, end = f"<!-- {name}: written by docs/scienceworld_runs.py -->", f"<!-- end of {name} -->"
+    begin, end = f"<!-- {name}: written by docs/{script} -->", f"<!-- end of {name} -->"
     before, rest = page.split(begin)
     content = "\n".join(lines)
     return f"{before}{begin}\n\n{content}\n\n{end}{rest.split(end)[1]}"

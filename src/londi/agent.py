@@ -161,7 +161,7 @@ class Agent:
         choice = self.switcher.choose(query)
         rate = np.array([np.nan if h.random_rate is None else h.random_rate for h in histories])
         if choice.disagree is not None:
-            guided = np.array([h.guided for h in histories])
+            guided = np.array([h.guided for h in histories]) & ~np.isnan(rate)
             rate = np.where(guided, tempered(rate, choice.disagree), rate)
         epsilon = np.array([h.epsilon for h in histories])
         if not epsilon.any() and np.isnan(rate).all():
@@ -219,9 +219,9 @@ def tempered(rate: NDArray[np.float64], disagree: NDArray[np.float64]) -> NDArra
     """Return the call rates (B,) of guided exploration: d^((1 - p) / p) at rate p and probability of disagreement d.
 
     0 at p = 0, d at p = 1/2, 1 at p = 1: calls gather where the models differ, but for the highest rates, and where
-    nothing is known yet (d = 1/2) the rate is much as it was.
+    nothing is known yet (d = 1/2) their mean over all p is .48.
     """
-    return disagree ** ((1 - rate) / np.maximum(rate, 1e-9))
+    return np.where(rate > 0, disagree ** ((1 - rate) / np.maximum(rate, 1e-9)), 0.0)
 
 
 class OracleAgent(Agent):

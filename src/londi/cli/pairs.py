@@ -75,6 +75,8 @@ def lm_train(
     """
     if (episodes is not None and episodes < 1) or seed < 0:
         raise ConfigError("--episodes must be at least 1 and --seed at least 0")
+    if only == "quick" and not thought:
+        raise ConfigError("--no-thought is for DEEPTHINK: QUICK never thinks")
     _check_folder(out_folder)
     if world == "babyai":
         if tasks or demos:

@@ -178,7 +178,7 @@ def tensors(features: Features, device: str | torch.device = "cpu") -> Phi:
     batch, clauses, width = features.text.shape
     rows = features.text.reshape(batch * clauses, width)
     lines = features.fields.reshape(-1)
-    used = max(1, int((rows != 0).any(0).sum()))
+    used = 1 + int(np.flatnonzero((rows != 0).any(0))[-1:].sum())  # hidden grams leave holes
     keys = (rows[:, :used].astype(np.int64) * _MIX[np.arange(used) % len(_MIX)]).sum(1) + lines
     _, first, which = np.unique(keys, return_index=True, return_inverse=True)
     return Phi(
