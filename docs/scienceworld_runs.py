@@ -133,6 +133,7 @@ def kept_table(folder: Path, names: Sequence[str]) -> list[str]:
         quick, deep = rows["QUICK"], rows["DEEPTHINK"]
         cells = [
             name,
+            str(len(tables)),
             f"{quick['success']['mean']:.2f}",
             f"{deep['success']['mean']:.2f} @ {deep['calls']['mean']:.1f}",
         ]
@@ -180,9 +181,9 @@ def _areas() -> Iterator[Any]:
 
 def frontiers(folder: Path, names: Sequence[str], path: Path) -> None:
     """Draw the frontier of each experiment, the mean of its seeds."""
-    rows = 1 + (len(names) > 4)
-    figure = plots.new_figure(11.5, 0.6 + 2.65 * rows)
-    grid = figure.subplots(rows, 4, sharex=True, sharey=True, squeeze=False)
+    rows, columns = 1 + (len(names) > 4), min(4, max(1, len(names)))
+    figure = plots.new_figure(max(7.5, 2.9 * columns), 0.9 + 2.65 * rows)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes, name in zip(grid.flat, names, strict=False):
         tables = read(folder, name)
         plots.bare(axes)
@@ -198,8 +199,10 @@ def frontiers(folder: Path, names: Sequence[str], path: Path) -> None:
     for axes in grid[:, 0]:
         axes.set_ylabel("episodes solved", fontsize=9)
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False, fontsize=10)
-    figure.tight_layout(rect=(0, 0.05, 1, 1), h_pad=1.6)
+    figure.legend(
+        handles, labels, loc="lower center", ncols=len(labels) if columns == 4 else 3, frameon=False, fontsize=10
+    )
+    figure.tight_layout(rect=(0, 0.06 if columns == 4 else 0.14, 1, 1), h_pad=1.6)
     figure.savefig(path, dpi=130)
 
 
