@@ -17,11 +17,12 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from londi import Agent, Assignment, frontier, lms, plots, rollout
+from londi import Agent, Assignment, config, frontier, lms, plots, rollout
 from londi.agent import OracleAgent
 from londi.envs.jvm import POOL
 from londi.evaluate import TEST_SEEDS
@@ -44,7 +45,8 @@ Rows = Sequence[Mapping[str, Any]]
 
 def run(folder: Path, names: Sequence[str], seeds: Sequence[int], jobs: int) -> int:
     """Train and evaluate what is not evaluated yet, `jobs` at a time; returns how many failed."""
-    todo = [(name, seed) for seed in seeds for name in names if not (folder / f"{name}-{seed}/frontier.json").is_file()]
+    plays = [(name, seed, folder / f"{name}-{seed}") for seed in seeds for name in names]
+    todo = [(n, seed) for n, seed, at in plays if not ((at / "frontier.json").is_file() and current(at, n))]
     folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(jobs) as pool:
         return sum(pool.map(lambda job: _one(folder, *job), todo))
@@ -52,6 +54,9 @@ def run(folder: Path, names: Sequence[str], seeds: Sequence[int], jobs: int) -> 
 
 def _one(folder: Path, name: str, seed: int) -> int:
     here = folder / f"{name}-{seed}"
+    if not current(here, name):
+        print(f"{here} was made with another {name}.toml: remove it", flush=True)
+        return 1
     trained = (here / "checkpoints/last.pt").is_file() and load_checkpoint(here / "checkpoints/last.pt").get("done")
     commands = [
         ["train", str(EXPERIMENTS / f"{name}.toml"), "--seed", str(seed), "--run", str(here)],
@@ -67,9 +72,17 @@ def _one(folder: Path, name: str, seed: int) -> int:
     return 0
 
 
+def current(run: Path, name: str) -> bool:
+    """Whether a run is of the experiment as its file has it now, or is still to be made."""
+    if not (run / "config.toml").is_file():
+        return True
+    made = config.load(run / "config.toml")
+    return made == replace(config.load(EXPERIMENTS / f"{name}.toml"), seed=made.seed)
+
+
 def read(folder: Path, name: str) -> list[dict[str, Any]]:
-    """Return what was measured of an experiment, a table for each seed."""
-    found = sorted(folder.glob(f"{name}-[0-9]*/frontier.json"))
+    """Return what was measured of an experiment as its file has it now, a table for each seed."""
+    found = sorted(path for path in folder.glob(f"{name}-[0-9]*/frontier.json") if current(path.parent, name))
     return [json.loads(path.read_text(encoding="utf-8")) for path in found]
 
 

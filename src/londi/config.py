@@ -150,8 +150,8 @@ class TrainConfig:
     """Share of episodes in the second half of training that a learned Switcher plays (epsilon-greedy, under a random
     budget or price); all others call at a random rate p ~ U[0, 1] of their own."""
     guided: float = 0.0
-    """Share of those random episodes whose calls gather where the Switcher expects the models to differ. Where a
-    mistake can't be made good, random calls hardly ever succeed, and .5 learns much faster."""
+    """Share of those random episodes whose calls gather where the Switcher expects the models to differ, for tasks in
+    which a mistake can't be made good, so that random calls hardly ever succeed. .5 in the ScienceWorld experiments."""
     epsilon: float = 0.15
     """Exploration in the episodes that a Switcher plays."""
     max_calls: int = 12
@@ -166,8 +166,8 @@ class TrainConfig:
     batch_size: int = 128
     """Transitions an update."""
     text_dropout: float = 0.0
-    """Share of the words and n-grams that are hidden from each update, in [0, 1). Where few texts are seen in training,
-    .3 keeps the Switcher from knowing them by heart."""
+    """Share of the words and n-grams that are hidden from each update, in [0, 1), for tasks whose training shows few
+    texts. .3 in the ScienceWorld experiments."""
     tau: float = 0.02
     """Rate of the averaged network."""
     call_price: float = 0.04
