@@ -1,0 +1,91 @@
+"""Ranges of an experiment's values, beyond their types."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from londi.errors import ConfigError
+
+if TYPE_CHECKING:
+    from londi.config import EvaluateConfig, Experiment, ModelConfig, TrainConfig
+
+
+def check(experiment: Experiment) -> None:
+    """Raise `ConfigError` for the first value that is out of its range."""
+    name = experiment.name
+    wrong = [
+        *_training(experiment.train),
+        *_evaluation(experiment.evaluate),
+        *_prices(experiment.train, experiment.evaluate),
+        *_model("quick", experiment.quick),
+        *_model("deepthink", experiment.deepthink),
+    ]
+    if experiment.seed < 0:
+        wrong.append(f"seed must be at least 0, not {experiment.seed}")
+    if not name or "/" in name or name.startswith("."):
+        wrong.append(f"name must be the name of a folder, not {name!r}")
+    if wrong:
+        raise ConfigError(wrong[0])
+
+
+def _training(t: TrainConfig) -> list[str]:
+    least = {"num_steps": t.num_steps, "num_envs": t.num_envs, "max_calls": t.max_calls, "batch_size": t.batch_size}
+    least |= {"replay": t.replay, "checkpoint_steps": t.checkpoint_steps, "threads": t.threads}
+    wrong = [f"train.{key} must be at least 1, not {value}" for key, value in least.items() if value < 1]
+    shares = {"on_policy": t.on_policy, "guided": t.guided, "epsilon": t.epsilon}
+    wrong += [f"train.{key} must lie in [0, 1], not {value}" for key, value in shares.items() if not 0 <= value <= 1]
+    if not 0 < t.price_unit < math.inf:
+        wrong.append(f"train.price_unit must be above 0, not {t.price_unit}")
+    if t.warmup_steps < 0:
+        wrong.append(f"train.warmup_steps must be at least 0, not {t.warmup_steps}")
+    if t.warmup_steps >= t.num_steps:
+        wrong.append(f"train.warmup_steps ({t.warmup_steps}) must be below train.num_steps ({t.num_steps})")
+    if not t.learners:
+        wrong.append("train.learners is empty: name 'budget', 'price' or both")
+    if not 0 < t.gamma <= 1:
+        wrong.append(f"train.gamma must lie in (0, 1], not {t.gamma}")
+    if not 0 <= t.text_dropout < 1:
+        wrong.append(f"train.text_dropout must lie in [0, 1), not {t.text_dropout}")
+    if not t.updates_per_step >= 0:
+        wrong.append(f"train.updates_per_step must be at least 0, not {t.updates_per_step}")
+    return wrong
+
+
+def _evaluation(e: EvaluateConfig) -> list[str]:
+    counts = {"episodes": e.episodes, "selection_episodes": e.selection_episodes, "num_envs": e.num_envs}
+    counts |= {"processes": e.processes}
+    wrong = [f"evaluate.{key} must be at least 1, not {value}" for key, value in counts.items() if value < 1]
+    if e.budget_measure == "dollars":
+        wrong += [f"evaluate.budgets: a budget is an amount of dollars >= 0, not {n}" for n in e.budgets if not n >= 0]
+    else:
+        what = f"a number of {e.budget_measure}"
+        wrong += [f"evaluate.budgets: a budget is {what} >= 0, not {n:g}" for n in e.budgets if not _count(n)]
+    wrong += [f"evaluate.prices: a price is > 0, not {c}" for c in e.prices if not c > 0]
+    wrong += [f"evaluate.random_rates: a rate lies in [0, 1], not {p}" for p in e.random_rates if not 0 <= p <= 1]
+    for key, values in (("budgets", e.budgets), ("prices", e.prices)):
+        if len({f"{value:g}" for value in values}) < len(values):
+            wrong.append(f"evaluate.{key} names one twice (six digits count): {', '.join(map(str, values))}")
+    return wrong
+
+
+def _prices(t: TrainConfig, e: EvaluateConfig) -> list[str]:
+    if "price" not in t.learners:
+        return []
+    low, high = t.lowest_price, t.highest_price
+    outside = [c for c in e.prices if c > 0 and not low <= c <= high]
+    wrong = [f"evaluate.prices: {c} lies outside what is learned, {low} to {high}" for c in outside]
+    if not e.prices and "budget" not in t.learners:
+        wrong.append("evaluate.prices is empty: a price Switcher is measured at prices")
+    return wrong
+
+
+def _model(role: str, model: ModelConfig) -> list[str]:
+    sizes = {"max_batch": model.max_batch, "max_new_tokens": model.max_new_tokens}
+    sizes |= {"local.max_batch_tokens": model.local.max_batch_tokens}
+    sizes |= {"server.concurrency": model.server.concurrency, "server.attempts": model.server.attempts}
+    return [f"{role}.{key} must be at least 1, not {n}" for key, n in sizes.items() if n is not None and n < 1]
+
+
+def _count(number: float) -> bool:
+    return math.isfinite(number) and number >= 0 and number == int(number)
