@@ -13,7 +13,17 @@ from londi.errors import LondiError
 from londi.lms import Decision, LanguageModel, ScriptedLM
 from londi.prompt import PromptTemplate
 from londi.rollout import Assignment, rollout
-from londi.switchers import Always, Choice, EntropyThreshold, Never, Query, RandomRate, Switcher
+from londi.switchers import (
+    Always,
+    Choice,
+    EntropyThreshold,
+    EveryStep,
+    MarginThreshold,
+    Never,
+    Query,
+    RandomRate,
+    Switcher,
+)
 from londi.usage import Usage
 
 __version__ = "0.1.0"
@@ -28,11 +38,13 @@ __all__ = [
     "Encoder",
     "EntropyThreshold",
     "Episode",
+    "EveryStep",
     "Experiment",
     "Features",
     "History",
     "LanguageModel",
     "LondiError",
+    "MarginThreshold",
     "Moment",
     "Never",
     "PromptTemplate",

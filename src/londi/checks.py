@@ -43,6 +43,16 @@ def _training(t: TrainConfig) -> list[str]:
         wrong.append(f"train.warmup_steps ({t.warmup_steps}) must be below train.num_steps ({t.num_steps})")
     if not t.learners:
         wrong.append("train.learners is empty: name 'budget', 'price' or both")
+    if len(set(t.learners)) < len(t.learners):
+        wrong.append(f"train.learners names one twice: {', '.join(t.learners)}")
+    if "ppo" in t.learners and len(t.learners) > 1:
+        wrong.append("train.learners: 'ppo' learns only from episodes of its own, so it must be alone")
+    if not t.price >= 0:
+        wrong.append(f"train.price must be at least 0, not {t.price}")
+    if t.budget is not None and not 0 <= t.budget <= t.max_calls:
+        wrong.append(f"train.budget must lie in 0 to train.max_calls ({t.max_calls}), not at {t.budget}")
+    if not 0 < t.lowest_price <= t.highest_price:
+        wrong.append(f"train.lowest_price ({t.lowest_price}) must be above 0, and at most highest_price")
     if not 0 < t.gamma <= 1:
         wrong.append(f"train.gamma must lie in (0, 1], not {t.gamma}")
     if not 0 <= t.text_dropout < 1:
@@ -63,7 +73,14 @@ def _evaluation(e: EvaluateConfig) -> list[str]:
         wrong += [f"evaluate.budgets: a budget is {what} >= 0, not {n:g}" for n in e.budgets if not _count(n)]
     wrong += [f"evaluate.prices: a price is > 0, not {c}" for c in e.prices if not c > 0]
     wrong += [f"evaluate.random_rates: a rate lies in [0, 1], not {p}" for p in e.random_rates if not 0 <= p <= 1]
-    for key, values in (("budgets", e.budgets), ("prices", e.prices)):
+    shares = {"margins": e.margins, "router_thresholds": e.router_thresholds}
+    wrong += [f"evaluate.{key}: {h} is outside [0, 1]" for key, some in shares.items() for h in some if not 0 <= h <= 1]
+    wrong += [f"evaluate.every: a period is at least 1 step, not {k}" for k in e.every if k < 1]
+    wrong += [f"evaluate.myopic_prices: a price is > 0, not {c}" for c in e.myopic_prices if not c > 0]
+    lists = {"budgets": e.budgets, "prices": e.prices, "random_rates": e.random_rates, "margins": e.margins}
+    lists |= {"entropy_thresholds": e.entropy_thresholds, "router_thresholds": e.router_thresholds}
+    lists |= {"myopic_prices": e.myopic_prices, "every": e.every}
+    for key, values in lists.items():
         if len({f"{value:g}" for value in values}) < len(values):
             wrong.append(f"evaluate.{key} names one twice (six digits count): {', '.join(map(str, values))}")
     return wrong

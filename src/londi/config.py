@@ -20,6 +20,7 @@ from londi.prompt import PromptTemplate
 from londi.usage import BudgetMeasure, Measure
 
 SCHEMA = 1
+LearnerName = Literal["budget", "price", "myopic", "router", "sac", "ppo"]
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,10 @@ class SwitcherConfig:
     """Width of the reader of the text; 0 ignores the text."""
     width: int = 128
     """Hidden units of each layer."""
+    quick: bool = True
+    """Whether it sees QUICK's decision; false is the ablation."""
+    budget_input: Literal["vector", "scalar"] = "vector"
+    """An output for every budget; or, as an ablation, the budget as one more number that goes in."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +149,10 @@ class TrainConfig:
     is typical."""
     warmup_steps: int = 1_000
     """Environment steps before the first update."""
-    learners: tuple[Literal["budget", "price"], ...] = ("budget", "price")
-    """`budget` prices every cap, `price` every price; both learn from the same episodes."""
+    learners: tuple[LearnerName, ...] = ("budget", "price")
+    """`budget` prices every cap, `price` every price. Rivals that learn from the same episodes: `myopic` (prices, but
+    only what a call gains in its own step), `router` (supervised: would DEEPTHINK act otherwise?), `sac` (at `price`).
+    Without `budget` and `price`, `sac` plays for itself; so does `ppo` (at `price`), which learns alone."""
     on_policy: float = 0.5
     """Share of episodes in the second half of training that a learned Switcher plays (epsilon-greedy, under a random
     budget or price); all others call at a random rate p ~ U[0, 1] of their own."""
@@ -177,13 +184,19 @@ class TrainConfig:
     """Smallest price learned, in units of return."""
     highest_price: float = 1.0
     """Largest price learned."""
+    price: float = 0.05
+    """The one price of `sac` and `ppo`, in units of return."""
+    budget: int | None = None
+    """The one budget of all training episodes of `budget`, as LONDI-B of the paper has it (with `relabel = false`); by
+    default each episode draws its own."""
     price_measure: Measure = "calls"
     """What prices are for: a call (the paper), or what the call took of another measure."""
     price_unit: float = 1.0
     """The amount of it that a price is for: with 1000 and `tokens`, a price is for 1,000 tokens. Choose it near what a
     call takes; then prices mean about what they do for calls."""
     relabel: bool = True
-    """Learn every budget and price from each transition; false is the ablation."""
+    """Learn every budget and price from each transition; false is the ablation, and with one price
+    (`lowest_price = highest_price`) or one `budget` the learner of the paper."""
     checkpoint_steps: int = 10_000
     """Environment steps between checkpoints."""
     threads: int = 1
@@ -209,6 +222,17 @@ class EvaluateConfig:
     """Random call rates to measure."""
     entropy_thresholds: tuple[float, ...] = (0.2, 0.4, 0.5, 0.6, 0.8, 1.0)
     """Thresholds on QUICK's entropy (nats) to measure."""
+    margins: tuple[float, ...] = ()
+    """Margins between QUICK's two most probable actions, below which a rule calls, to measure as well."""
+    every: tuple[int, ...] = ()
+    """Periods of a rule that calls every so many steps, to measure as well."""
+    router_thresholds: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
+    """Probabilities of disagreement above which the `router` calls."""
+    myopic_prices: tuple[float, ...] = (0.003, 0.006, 0.012, 0.025, 0.05, 0.1, 0.25, 0.5)
+    """Prices to measure of the `myopic` learner."""
+    capped: bool = False
+    """Measure the best price under each budget as well ("best price, then stop"): the price is chosen on the selection
+    seeds."""
     rules: tuple[str, ...] = ()
     """Rules that read the text, to measure as well: `action REGEX` and `text REGEX` (call where QUICK's action or the
     observation matches), `refused` (after an action that was not understood), `stuck 5`, `swiftsage 5`."""

@@ -9,6 +9,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,11 @@ class Episode:
     def usage(self) -> Usage:
         """Cost of the whole episode."""
         return sum((step.usage for step in self.steps), Usage())
+
+    @property
+    def num_switches(self) -> int:
+        """How often the acting model changed from one step to the next."""
+        return sum(one.called != other.called for one, other in pairwise(self.steps))
 
     @property
     def num_failed(self) -> int:

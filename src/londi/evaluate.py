@@ -23,7 +23,16 @@ from londi.episode import Episode, write_episodes
 from londi.frontier import Outcome
 from londi.rollout import Assignment, rollout
 from londi.run import Run, write_text
-from londi.switchers import Always, EntropyThreshold, Never, RandomRate, Switcher, parse_rule
+from londi.switchers import (
+    Always,
+    EntropyThreshold,
+    EveryStep,
+    MarginThreshold,
+    Never,
+    RandomRate,
+    Switcher,
+    parse_rule,
+)
 from londi.train import Phase, make_encoder, make_envs
 
 TEST_SEEDS, SELECTION_SEEDS = 50_000_000, 20_000_000
@@ -39,43 +48,58 @@ class Policy:
     name: str
     kind: str
     value: float | None = None
-
-    @property
-    def budget(self) -> float | None:
-        """The cap it plays under."""
-        if self.kind != "budget" or self.value is None:
-            return None
-        return int(self.value) if self.value == int(self.value) else self.value
-
-    @property
-    def price(self) -> float:
-        """The price it plays under."""
-        return self.value if self.kind == "price" and self.value is not None else 0.0
+    budget: float | None = None
+    """The cap it plays under."""
+    price: float = 0.0
+    """The price it plays under."""
 
 
 QUICK, DEEPTHINK = Policy("QUICK", "model"), Policy("DEEPTHINK", "model")
 
 
 def learned_policies(experiment: Experiment) -> list[Policy]:
-    """Return the budgets and prices that the experiment measures."""
-    e, learners = experiment.evaluate, experiment.train.learners
+    """Return the policies that the experiment has learned, at every setting that it measures."""
+    e, t = experiment.evaluate, experiment.train
     policies = []
-    if "budget" in learners:
+    if "budget" in t.learners:
         unit = "" if e.budget_measure == "calls" else f" {e.budget_measure}"
-        policies += [Policy(f"budget {n:g}{unit}", "budget", n) for n in e.budgets]
-        policies.append(Policy("budget unlimited", "budget", None))
-    if "price" in learners:
-        policies += [Policy(f"price {c:g}", "price", c) for c in e.prices]
+        policies += [Policy(f"budget {n:g}{unit}", "budget", n, budget=_whole(n)) for n in e.budgets]
+        policies.append(Policy("budget unlimited", "budget"))
+    swept = {"price": e.prices, "myopic": e.myopic_prices, "router": e.router_thresholds}
+    swept |= {"sac": (t.price,), "ppo": (t.price,)}
+    for kind, values in swept.items():
+        if kind in t.learners:
+            policies += [Policy(f"{kind} {c:g}", kind, c, price=c) for c in values]
     return policies
+
+
+def capped_policies(experiment: Experiment, price: float) -> list[Policy]:
+    """Return a price under every finite budget that the experiment measures: the best price, then stop."""
+    budgets = experiment.evaluate.budgets
+    return [Policy(f"price {price:g} up to {n:g}", "capped", n, _whole(n), price) for n in budgets]
 
 
 def baselines(experiment: Experiment) -> list[Policy]:
     """Return the rules and the oracle that the experiment measures."""
     e = experiment.evaluate
     rules = [Policy(f"random {p:g}", "random", p) for p in e.random_rates]
+    rules += [Policy(f"every {k}", "every", k) for k in e.every]
     rules += [Policy(f"entropy {h:g}", "entropy", h) for h in e.entropy_thresholds]
+    rules += [Policy(f"margin {h:g}", "margin", h) for h in e.margins]
     rules += [Policy(text, "rule") for text in e.rules]
     return [QUICK, DEEPTHINK, *rules, Policy("disagreement oracle", "oracle")]
+
+
+_RULES: dict[str, Callable[[float], Switcher]] = {
+    "random": RandomRate,
+    "every": lambda period: EveryStep(int(period)),
+    "entropy": EntropyThreshold,
+    "margin": MarginThreshold,
+}
+
+
+def _whole(number: float) -> float:
+    return int(number) if number == int(number) else number
 
 
 @dataclass(frozen=True)
@@ -110,14 +134,13 @@ class _Worker:
         return kind(self.quick, self.deepthink, self.encoder, self._switcher(policy), self.experiment.env.prompt)
 
     def _switcher(self, policy: Policy) -> Switcher:
-        if policy.kind in frontier.LEARNED:
-            return self.switchers[policy.kind]
-        if policy.kind == "random":
-            return RandomRate(policy.value or 0.0)
-        if policy.kind == "entropy":
-            return EntropyThreshold(policy.value or 0.0)
-        if policy.kind == "rule":
+        kind, value = policy.kind, policy.value or 0.0
+        if kind in self.switchers or kind == "capped":
+            return self.switchers["price" if kind == "capped" else kind]
+        if kind == "rule":
             return parse_rule(policy.name)
+        if kind in _RULES:
+            return _RULES[kind](value)
         return Always() if policy == DEEPTHINK else Never()
 
     def enter(self, phase: Phase) -> None:
@@ -172,6 +195,8 @@ def _outcome(episode: Episode) -> Outcome:
         usage.device_seconds,
         usage.joules,
         episode.num_failed,
+        episode.num_switches,
+        float(episode.spent),
     )
 
 
@@ -205,7 +230,12 @@ def num_plays(experiment: Experiment) -> int:
     """Return how many episodes an evaluation plays, for a progress bar."""
     learned, rules = len(learned_policies(experiment)), len(baselines(experiment))
     e = experiment.evaluate
-    return e.selection_episodes * (learned + 2) + e.episodes * (learned + rules)
+    capped = len(e.budgets) if _capped(experiment) else 0
+    return e.selection_episodes * (learned + 2) + e.episodes * (learned + rules + capped)
+
+
+def _capped(experiment: Experiment) -> bool:
+    return experiment.evaluate.capped and "price" in experiment.train.learners
 
 
 def evaluate(run: Run, progress: Callable[[int], None] = lambda plays: None) -> dict[str, Any]:
@@ -224,7 +254,8 @@ def evaluate(run: Run, progress: Callable[[int], None] = lambda plays: None) -> 
         chosen = frontier.choose(selection, 0.99) or frontier.choose(selection, 0.95)
         shown = str(chosen["name"]) if chosen else learned[-1].name
         keep = frozenset({"QUICK", "DEEPTHINK", shown})
-        test, kept = _measure(run, "test", e.episodes, [*rules, *learned], keep, pool, progress)
+        capped = capped_policies(run.experiment, frontier.best_price(selection)) if _capped(run.experiment) else []
+        test, kept = _measure(run, "test", e.episodes, [*rules, *learned, *capped], keep, pool, progress)
     finally:
         _worker.cache_clear()  # its environments may hold processes, and the run may be trained on before the next time
         if pool:

@@ -15,7 +15,14 @@ import numpy as np
 
 SCHEMA = 1
 LEARNED = ("budget", "price")
-COSTS = ("flops", "tokens", "dollars")
+FAMILIES = (
+    *("budget", "price", "capped", "myopic", "router", "sac", "ppo"),
+    *("random", "every", "entropy", "margin", "rule", "oracle"),
+)
+"""Kinds of policies that make a frontier each."""
+_ALWAYS = ("budget", "price", "random", "entropy", "oracle")
+"""Those that metrics name even where they were not measured."""
+COSTS = ("flops", "tokens", "seconds", "dollars")
 """What a policy's share of DEEPTHINK's is stated of, besides calls."""
 
 
@@ -36,6 +43,10 @@ class Outcome:
     joules: float = 0.0
     failed: int = 0
     """Calls that failed, so that QUICK acted."""
+    switches: int = 0
+    """How often the acting model changed."""
+    spent: float = 0.0
+    """What the calls took of the budget, in its measure."""
 
 
 def wilson(successes: int, count: int, z: float = 1.96) -> tuple[float, float]:
@@ -66,6 +77,8 @@ def summarise(name: str, kind: str, value: float | None, outcomes: Sequence[Outc
         "device_seconds": float(np.mean([o.device_seconds for o in outcomes])),
         "joules": float(np.mean([o.joules for o in outcomes])),
         "failed": float(np.mean([o.failed for o in outcomes])),
+        "switches": float(np.mean([o.switches for o in outcomes])),
+        "spent": float(np.mean([o.spent for o in outcomes])),
         "steps": float(np.mean(steps)),
         "violations": sum(o.violated for o in outcomes),
     }
@@ -115,8 +128,9 @@ def gaps(rows: Sequence[Mapping[str, Any]], kind: str) -> list[tuple[float, floa
 def apgr(rows: Sequence[Mapping[str, Any]], kind: str) -> float | None:
     """Average performance gap recovered (RouteLLM, arXiv 2406.18665, sec. 3) over call shares 0 to 1.
 
-    The gap recovered between measured points is interpolated; from the last point to DEEPTHINK's (1, 1) too. None
-    where DEEPTHINK is no better than QUICK.
+    The mean over x in [0, 1] of (s(x) - s_QUICK) / (s_DEEPTHINK - s_QUICK), where s rises along the family's
+    Pareto-optimal points and is interpolated between them; from the last point to DEEPTHINK's (1, 1) too. None where
+    DEEPTHINK is no better than QUICK.
     """
     closed = gaps(rows, kind)
     if closed is None:
@@ -126,10 +140,55 @@ def apgr(rows: Sequence[Mapping[str, Any]], kind: str) -> float | None:
     return float(np.trapezoid(y, x))
 
 
+def aiq(rows: Sequence[Mapping[str, Any]], kind: str) -> float | None:
+    """Average improvement in quality (RouterBench, Hu et al. 2024, arXiv 2403.12031, sec. 3), from calls 0 to 1.
+
+    The mean over x in [0, 1] of the nondecreasing concave hull of the family's points and DEEPTHINK's (1, 1), success
+    as a share of DEEPTHINK's: what mixing its settings at random, episode by episode, would reach. None for a family
+    that was not measured.
+    """
+    if not any(row["kind"] == kind for row in rows):
+        return None
+    front = _points(rows, kind)
+    hull: list[tuple[float, float]] = []
+    for x, y in (*front, (1.0, max(1.0, front[-1][1]))):
+        while hull and x == hull[-1][0]:
+            hull.pop()
+        while len(hull) > 1 and _slope(hull[-2], hull[-1]) <= _slope(hull[-2], (x, y)):
+            hull.pop()
+        hull.append((x, y))
+    return float(np.trapezoid([y for _, y in hull], [x for x, _ in hull]))
+
+
+def _slope(one: tuple[float, float], other: tuple[float, float]) -> float:
+    return (other[1] - one[1]) / (other[0] - one[0])
+
+
+def regret(rows: Sequence[Mapping[str, Any]], kind: str) -> float | None:
+    """By how much less succeeds than with the disagreement oracle, at no more calls than its; a share of DEEPTHINK's.
+
+    success(oracle) minus the largest success of the family (or of QUICK) with calls at most the oracle's. Below 0
+    where the family is better: not every disagreement matters. None without an oracle or the family.
+    """
+    oracles = [row for row in rows if row["kind"] == "oracle"]
+    if not oracles or not any(row["kind"] == kind for row in rows):
+        return None
+    deep = find(rows, "DEEPTHINK")
+    calls = oracles[0]["calls"]["mean"] / deep["calls"]["mean"]
+    best = max(success for x, success in _points(rows, kind) if x <= calls + 1e-12)
+    return float(oracles[0]["success"]["mean"] / max(deep["success"]["mean"], 1e-9) - best)
+
+
 def cpt(rows: Sequence[Mapping[str, Any]], share: float, kinds: Sequence[str] = LEARNED) -> float | None:
     """Call-performance threshold (RouteLLM, sec. 3): the smallest share of calls that closes `share` of the gap."""
     reached = [calls for kind in kinds for calls, gap in gaps(rows, kind) or [] if gap >= share - 1e-12]
     return min(reached) if reached else None
+
+
+def budget_use(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return what episodes spend of each budget in the mean, as a share of it; budgets above 0 only."""
+    finite = [row for row in rows if row["kind"] == "budget" and row["value"]]
+    return {row["name"]: row.get("spent", row["calls"]["mean"]) / row["value"] for row in finite}
 
 
 def choose(selection: Sequence[Mapping[str, Any]], level: float) -> Mapping[str, Any] | None:
@@ -168,22 +227,27 @@ def choice(
     }
 
 
+def best_price(selection: Sequence[Mapping[str, Any]]) -> float:
+    """Return the price with the fewest calls that keeps 99 % of DEEPTHINK's success, else the one that keeps most."""
+    rows = [row for row in selection if row["kind"] == "price"]
+    chosen = choose([row for row in selection if row["kind"] in ("price", "model")], 0.99)
+    best = chosen or max(rows, key=lambda row: (row["success"]["mean"], -row["calls"]["mean"]))
+    return float(best["value"])
+
+
 def metrics(test: Sequence[Mapping[str, Any]], choices: Mapping[str, dict[str, Any] | None]) -> dict[str, Any]:
     """Return all metrics of a test table; None where one is undefined."""
-    rules = ("rule",) if any(row["kind"] == "rule" for row in test) else ()
-    kinds = ("budget", "price", "random", "entropy", *rules, "oracle")
-    at_99, at_95 = choices["at_99"], choices["at_95"]
+    present = {row["kind"] for row in test}
+    kinds = [kind for kind in FAMILIES if kind in present or kind in _ALWAYS]
+    saved = {}
+    for level, found in choices.items():
+        for cost in ("calls", *COSTS):
+            ratio: float | None = found[f"{cost}_ratio"] if found else None
+            saved[f"saved_{cost}_{level}"] = None if ratio is None else 1 - ratio
     return {
-        "hypervolume": {kind: hypervolume(test, kind) for kind in kinds},
-        "saved_calls_at_99": 1 - at_99["calls_ratio"] if at_99 else None,
-        **{
-            f"saved_{cost}_at_99": 1 - at_99[f"{cost}_ratio"] if at_99 and at_99[f"{cost}_ratio"] is not None else None
-            for cost in COSTS
-        },
-        "saved_calls_at_95": 1 - at_95["calls_ratio"] if at_95 else None,
-        "apgr": {kind: apgr(test, kind) for kind in kinds},
-        "cpt50": cpt(test, 0.5),
-        "cpt80": cpt(test, 0.8),
-        "cpt95": cpt(test, 0.95),
+        **{each.__name__: {kind: each(test, kind) for kind in kinds} for each in (hypervolume, apgr, aiq, regret)},
+        **saved,
+        **{f"cpt{share}": cpt(test, share / 100) for share in (20, 50, 80, 95)},
+        "budget_use": budget_use(test),
         "violations": sum(row["violations"] for row in test),
     }

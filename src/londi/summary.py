@@ -37,9 +37,10 @@ def _measures(data: dict[str, Any]) -> dict[str, float | None]:
     for key in ("at_99", "at_95"):
         for ratio in ("success_ratio", "calls_ratio", "flops_ratio"):
             found[f"{key} {ratio}"] = data["choices"][key] and data["choices"][key][ratio]
-    found |= {f"hypervolume {kind}": value for kind, value in data["metrics"]["hypervolume"].items()}
-    found |= {f"apgr {kind}": value for kind, value in data["metrics"]["apgr"].items()}
-    return found | {key: data["metrics"][key] for key in ("cpt50", "cpt80", "cpt95", "violations")}
+    for family in ("hypervolume", "apgr", "aiq", "regret"):
+        found |= {f"{family} {kind}": value for kind, value in data["metrics"].get(family, {}).items()}
+    singles = ("cpt20", "cpt50", "cpt80", "cpt95", "violations")
+    return found | {key: data["metrics"][key] for key in singles if key in data["metrics"]}
 
 
 def summarise_runs(runs: Sequence[Path]) -> dict[str, Any]:

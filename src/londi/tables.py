@@ -13,8 +13,15 @@ _GROUPS = (
     ("model", "One model alone"),
     ("budget", "Learned Switcher under a budget of n calls"),
     ("price", "Learned Switcher at a price per call"),
+    ("capped", "Learned Switcher at the best price, stopped after n calls"),
+    ("router", "Rival: supervised router, calls above a probability of disagreement"),
+    ("myopic", "Rival: learns what a call gains in its own step, at a price per call"),
+    ("sac", "Rival: soft actor-critic at one price per call"),
+    ("ppo", "Rival: PPO at one price per call"),
     ("random", "Baseline: calls at random"),
+    ("every", "Baseline: calls every so many steps"),
     ("entropy", "Baseline: calls where QUICK’s entropy is above a threshold (nats)"),
+    ("margin", "Baseline: calls where QUICK’s two likeliest actions are closer than a threshold"),
     ("rule", "Baseline: rules that read the text"),
     ("oracle", "Reference that can’t be had in practice"),
 )
@@ -35,19 +42,24 @@ _HEADS = (
 _BY_FAMILY = (
     ("hypervolume", "Area under the frontier, success against calls; 1 would be DEEPTHINK’s success without a call."),
     ("apgr", "Average share of the gap between QUICK and DEEPTHINK that is closed, over all call rates."),
+    ("aiq", "Mean height of the hull of the settings: success that mixing them would reach, over all call rates."),
+    ("regret", "Success that is missing to the oracle’s at no more calls than its; below 0 is better than the oracle."),
 )
 _SINGLE = (
     ("saved_calls_at_99", "Calls saved by the cheapest policy that keeps 99\u00a0% of DEEPTHINK’s success."),
     ("saved_flops_at_99", "FLOPs that the same policy saves, QUICK’s own included."),
     ("saved_tokens_at_99", "Tokens that it saves."),
+    ("saved_seconds_at_99", "Seconds of model time that it saves."),
     ("saved_dollars_at_99", "Dollars that it saves, where prices are known."),
     ("saved_calls_at_95", "Calls saved by the cheapest policy that keeps 95\u00a0% of it."),
-    ("cpt50", "Calls, as a share of DEEPTHINK’s, that close 50\u00a0% of the gap between QUICK and DEEPTHINK."),
+    ("cpt20", "Calls, as a share of DEEPTHINK’s, that close 20\u00a0% of the gap between QUICK and DEEPTHINK."),
+    ("cpt50", "The same for 50\u00a0% of the gap."),
     ("cpt80", "The same for 80\u00a0% of the gap."),
     ("cpt95", "The same for 95\u00a0% of the gap."),
 )
 _FAMILIES = {"budget": "budgets", "price": "prices", "random": "random", "entropy": "entropy"}
-_FAMILIES |= {"rule": "rules", "oracle": "oracle"}
+_FAMILIES |= {"capped": "capped", "router": "router", "myopic": "myopic", "sac": "SAC", "ppo": "PPO"}
+_FAMILIES |= {"every": "every k", "margin": "margin", "rule": "rules", "oracle": "oracle"}
 _NONE = '<span class="aside">none</span>'
 
 

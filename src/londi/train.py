@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +17,21 @@ import torch
 
 from londi import envs, lms
 from londi.agent import Agent
-from londi.config import Experiment
+from londi.config import Experiment, TrainConfig
 from londi.encoders import TextEncoder
 from londi.envs.base import TextEnv
 from londi.episode import Episode
 from londi.errors import CheckpointError, ConfigError, RunError
+from londi.learners.base import NetworkLearner
 from londi.learners.dqn import DQNConfig, DQNLearner
+from londi.learners.ppo import PPOConfig, PPOLearner
 from londi.learners.replay import Replay
+from londi.learners.router import RouterLearner
+from londi.learners.sac import SACConfig, SACLearner
 from londi.rollout import Assignment, rollout
 from londi.run import Run, load_checkpoint, save_checkpoint, write_text
-from londi.switchers import Choice, Query, parse_rule
-from londi.switchers.network import NetworkShape, NetworkSwitcher
+from londi.switchers import Choice, Never, Query, Switcher, parse_rule
+from londi.switchers.reader import NetworkShape
 
 TRAINING_SEEDS = 2**32
 """Training with seed k plays episodes from (k + 1) times this on; evaluation's seeds lie below all of them."""
@@ -48,22 +52,32 @@ class Progress:
 
 
 class _Behaviour:
-    """Asks the price Switcher where a price is set, else the budget Switcher; what training episodes are played by."""
+    """What training episodes are played by: the price Switcher where a price is set, else the budget Switcher; or what
+    explores for the learner that is alone."""
 
-    def __init__(self, switchers: dict[str, NetworkSwitcher]) -> None:
-        self.switchers = switchers
+    def __init__(self, explorers: dict[str, Switcher]) -> None:
+        self.explorers = explorers
 
     def choose(self, query: Query) -> Choice:
-        choices = {name: switcher.choose(query) for name, switcher in self.switchers.items()}
-        if len(choices) == 1:
-            return next(iter(choices.values()))
-        by_price, p, b = query.price > 0, choices["price"], choices["budget"]
+        if len(self.explorers) == 1:
+            return next(iter(self.explorers.values())).choose(query)
+        p, b = (self.explorers[name].choose(query) for name in ("price", "budget"))
+        by_price = query.price > 0
         return Choice(
             np.where(by_price, p.call, b.call),
             np.where(by_price, p.propensity, b.propensity),
             np.where(by_price, p.advantage, b.advantage),
-            np.mean([choice.disagree for choice in choices.values() if choice.disagree is not None], axis=0),
+            np.mean([choice.disagree for choice in (p, b) if choice.disagree is not None], axis=0),
         )
+
+
+def players(learners: Sequence[str]) -> tuple[str, ...]:
+    """Return those of the learners that play training episodes; the others learn from what these play.
+
+    `budget` and `price` where they are among them, else `sac` or `ppo`; with none of them all calls are random.
+    """
+    universal = tuple(name for name in learners if name in ("budget", "price"))
+    return universal or tuple(name for name in learners if name in ("sac", "ppo"))[:1]
 
 
 def make_envs(experiment: Experiment, count: int, phase: Phase = "training") -> list[TextEnv]:
@@ -75,22 +89,47 @@ def make_envs(experiment: Experiment, count: int, phase: Phase = "training") -> 
 def make_encoder(experiment: Experiment) -> TextEncoder:
     """Make the experiment's encoder."""
     s = experiment.switcher
-    return TextEncoder(clauses=s.clauses, ngrams=s.ngrams, buckets=s.buckets, hidden=s.hidden)
+    return TextEncoder(s.clauses, s.ngrams, s.buckets, s.hidden, s.quick)
 
 
-def make_learners(experiment: Experiment, encoder: TextEncoder, env: TextEnv) -> dict[str, DQNLearner]:
-    """Make one learner for each of `train.learners`."""
+def make_learners(experiment: Experiment, encoder: TextEncoder, env: TextEnv) -> dict[str, NetworkLearner]:
+    """Make the learners of `train.learners`, all over networks of the same shape."""
     t, s = experiment.train, experiment.switcher
     actions = None if env.admissible is None else len(env.admissible)
-    shape = NetworkShape(encoder.num_dense(actions), s.buckets, reader=s.reader, width=s.width, max_calls=t.max_calls)
-    settings: dict[str, Any] = {"gamma": t.gamma, "batch_size": t.batch_size, "lr": t.lr, "tau": t.tau}
-    settings |= {"call_price": t.call_price, "lowest_price": t.lowest_price, "highest_price": t.highest_price}
-    settings |= {"price_unit": t.price_unit, "text_dropout": t.text_dropout}
+    shape = NetworkShape(
+        encoder.num_dense(actions),
+        s.buckets,
+        s.reader,
+        width=s.width,
+        max_calls=t.max_calls,
+        budget_input=s.budget_input,
+    )
     num_updates = max(1, int(t.updates_per_step * (t.num_steps - t.warmup_steps)))
-    return {
-        kind: DQNLearner(DQNConfig(kind, relabel=t.relabel, **settings), shape, num_updates, experiment.seed + i)
-        for i, kind in enumerate(t.learners)
-    }
+    return {name: _learner(name, t, shape, num_updates, experiment.seed + i) for i, name in enumerate(t.learners)}
+
+
+def _learner(name: str, t: TrainConfig, shape: NetworkShape, num_updates: int, seed: int) -> NetworkLearner:
+    if name == "router":
+        return RouterLearner(shape, t.lr, t.batch_size, num_updates, seed)
+    one_price: dict[str, Any] = {"price": t.price, "gamma": t.gamma, "lr": t.lr, "price_unit": t.price_unit}
+    if name == "sac":
+        return SACLearner(SACConfig(batch_size=t.batch_size, tau=t.tau, **one_price), shape, num_updates, seed)
+    if name == "ppo":
+        return PPOLearner(PPOConfig(**one_price), shape, num_updates, seed)
+    settings = DQNConfig(
+        "budget" if name == "budget" else "price",
+        gamma=0.0 if name == "myopic" else t.gamma,
+        batch_size=t.batch_size,
+        lr=t.lr,
+        tau=t.tau,
+        call_price=t.call_price,
+        lowest_price=t.lowest_price,
+        highest_price=t.highest_price,
+        price_unit=t.price_unit,
+        text_dropout=t.text_dropout,
+        relabel=t.relabel,
+    )
+    return DQNLearner(settings, shape, num_updates, seed)
 
 
 class Trainer:
@@ -110,8 +149,9 @@ class Trainer:
                 f"train.price_measure is dollars, but DEEPTHINK ({deepthink.name}) has no price: name a table in "
                 "server.prices, or take another measure"
             )
-        switchers = {name: learner.switcher for name, learner in self.learners.items()}
-        self.agent = Agent(quick, deepthink, encoder, _Behaviour(switchers), self.experiment.env.prompt)
+        explorers = {name: self.learners[name].explorer for name in players(t.learners)}
+        behaviour = _Behaviour(explorers or {"random": Never()})
+        self.agent = Agent(quick, deepthink, encoder, behaviour, self.experiment.env.prompt)
         self.replay = Replay(t.replay)
         self.pool = ThreadPoolExecutor(len(self.learners), initializer=torch.set_num_threads, initargs=(t.threads,))
         self.step = self.started = 0
@@ -121,25 +161,31 @@ class Trainer:
 
     def assignments(self) -> Iterator[Assignment]:
         """Yield training episodes without end; each is decided by the seed and its number alone, and by the step."""
-        t = self.experiment.train
+        t, playing = self.experiment.train, players(self.experiment.train.learners)
         while True:
             number = self.started
             self.started += 1
             seed = TRAINING_SEEDS * (self.experiment.seed + 1) + number
             rng = np.random.default_rng((seed, 1))
-            kind = t.learners[int(rng.integers(len(t.learners)))]
-            learned = self.step > t.num_steps / 2 and rng.random() < t.on_policy
-            price = math.exp(rng.uniform(math.log(t.lowest_price), math.log(t.highest_price)))
-            budget = int(rng.integers(t.max_calls + 1)) if kind == "budget" else None
-            if learned:
-                price = price if kind == "price" else 0.0
-                yield Assignment(seed, "training", budget, price, epsilon=t.epsilon, stream=2)
+            kind = ("random", *playing)[int(rng.integers(len(playing))) + 1 if playing else 0]
+            if kind == "ppo" or (kind == "sac" and self.step >= t.warmup_steps):
+                yield Assignment(seed, "training", price=t.price, stream=2)
             else:
-                cap, cost = (budget, 0.0) if not t.relabel else (None, 0.0)
-                rate, guided = float(rng.random()), bool(rng.random() < t.guided)
-                yield Assignment(
-                    seed, "training", cap, cost if t.relabel else price, random_rate=rate, guided=guided, stream=2
-                )
+                yield self._explored(seed, kind, rng)
+
+    def _explored(self, seed: int, kind: str, rng: np.random.Generator) -> Assignment:
+        """Return an episode of random calls, or of a learned Switcher with some."""
+        t = self.experiment.train
+        learned = self.step > t.num_steps / 2 and rng.random() < t.on_policy and kind in ("budget", "price")
+        price = math.exp(rng.uniform(math.log(t.lowest_price), math.log(t.highest_price)))
+        budget = int(rng.integers(t.max_calls + 1)) if t.budget is None else t.budget
+        cap = budget if kind == "budget" else None
+        if learned:
+            return Assignment(seed, "training", cap, price if kind == "price" else 0.0, epsilon=t.epsilon, stream=2)
+        rate, guided = float(rng.random()), bool(rng.random() < t.guided)
+        if t.relabel:
+            cap, price = None, 0.0
+        return Assignment(seed, "training", cap, price, random_rate=rate, guided=guided, stream=2)
 
     def train(self, progress: Callable[[Progress], None] | None = None) -> None:
         """Train to the end; on KeyboardInterrupt save a checkpoint and policies, and raise it on."""
@@ -151,6 +197,8 @@ class Trainer:
                 self.envs, self.agent, self.assignments(), self.experiment.env.id, t.price_measure
             ):
                 self.replay.add(trajectory)
+                for learner in self.learners.values():
+                    learner.observe(trajectory)
                 self._note(episode)
                 self._learn()
                 self.seconds = time.perf_counter() - begun

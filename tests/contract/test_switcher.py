@@ -5,26 +5,39 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from londi.encoders import ENTROPY, STATE, Features, Moment, TextEncoder
+from londi.encoders import ENTROPY, MARGIN, STATE, Features, Moment, TextEncoder
 from londi.errors import ConfigError
 from londi.lms.base import Decision
-from londi.switchers import Always, Choice, EntropyThreshold, Never, Query, RandomRate, Switcher
+from londi.switchers import (
+    Always,
+    Choice,
+    EntropyThreshold,
+    EveryStep,
+    MarginThreshold,
+    Never,
+    Query,
+    RandomRate,
+    State,
+    Switcher,
+)
 from londi.switchers.base import budget_rows
 from londi.switchers.network import (
     NETWORKS,
     BudgetNetwork,
-    NetworkShape,
     NetworkSwitcher,
+    PolicyNetwork,
     PriceNetwork,
-    tensors,
+    SampledSwitcher,
 )
+from londi.switchers.reader import NetworkShape, tensors
 from londi.switchers.tabular import TabularSwitcher
 from londi.usage import Usage
 
@@ -49,10 +62,16 @@ def network(kind: Any, **changes: Any) -> NetworkSwitcher:
         for parameter in made.parameters():
             if parameter.ndim == 2:
                 parameter.mul_(2)
-        if kind == "price":
+        if isinstance(made, PriceNetwork):
             # the advantage is twice the second output: centre it, so that about half of the states call
             made.head.bias[1] -= float(np.nanmedian(NetworkSwitcher(made).choose(make_query()).advantage)) / 2
     return NetworkSwitcher(made)
+
+
+def policy() -> PolicyNetwork:
+    made = network("policy").network
+    assert isinstance(made, PolicyNetwork)
+    return made
 
 
 TABLE = [[0.3, 0.2], [-0.2, 0.1], [0.4, -0.5]]
@@ -63,12 +82,27 @@ SWITCHERS: dict[str, Callable[[], Switcher]] = {
     "always": Always,
     "random": lambda: RandomRate(0.3),
     "entropy": lambda: EntropyThreshold(0.9),
+    "margin": lambda: MarginThreshold(0.4),
+    "every": lambda: EveryStep(3),
     "budget network": lambda: network("budget"),
     "price network": lambda: network("price"),
     "budget table": lambda: TabularSwitcher("budget", np.array(TABLE)),
     "price table": lambda: TabularSwitcher("price", np.array(TABLE), np.array([1e-4, 0.05, 1.0])),
     "budget network without text": lambda: network("budget", reader=0),
+    "budget network with a scalar": lambda: network("budget", budget_input="scalar"),
+    "router network": lambda: network("router"),
+    "policy network": lambda: network("policy"),
+    "policy network, sampled": lambda: SampledSwitcher(policy()),
 }
+
+
+STEPS = np.random.default_rng(3).integers(60, size=SIZE)
+
+
+def states(count: int) -> tuple[State, ...]:
+    """States of episodes that stand at different steps."""
+    steps = (int(step) for step in np.resize(STEPS, count))
+    return tuple(State("red ball", "left", Moment(step, 64, (), 0, 0, False, 0, 0, 0)) for step in steps)
 
 
 def features(count: int = SIZE) -> Features:
@@ -97,16 +131,17 @@ def make_query(remaining: Any = None, price: Any = None, phi: Features = FEATURE
     rng = np.random.default_rng(11)
     left = np.resize(BUDGETS, len(phi)).astype(float) if remaining is None else np.full(len(phi), float(remaining))
     prices = np.exp(rng.uniform(-8, 0, len(phi))) if price is None else np.full(len(phi), float(price))
-    return Query(phi, left, prices, rng.random(len(phi)))
+    return Query(phi, left, prices, rng.random(len(phi)), states(len(phi)))
 
 
 def part(query: Query, rows: Any) -> Query:
-    return Query(query.features[rows], query.remaining[rows], query.price[rows], query.uniform[rows])
+    known = tuple(query.states[i] for i in np.arange(len(query))[rows])
+    return Query(query.features[rows], query.remaining[rows], query.price[rows], query.uniform[rows], known)
 
 
 def assert_same(one: Choice, other: Choice) -> None:
     assert (one.call == other.call).all()
-    np.testing.assert_allclose(one.propensity, other.propensity)
+    np.testing.assert_allclose(one.propensity, other.propensity, atol=1e-6)
     np.testing.assert_allclose(one.advantage, other.advantage, atol=1e-5)
     assert (one.disagree is None) == (other.disagree is None)
     if one.disagree is not None and other.disagree is not None:
@@ -152,12 +187,13 @@ class TestContract:
         grid = 1000
         one = FEATURES[np.zeros(grid, int)]
         query = make_query(remaining, 0.01, one)
-        query = Query(one, query.remaining, query.price, (np.arange(grid) + 0.5) / grid)
+        same = query.states[:1] * grid
+        query = Query(one, query.remaining, query.price, (np.arange(grid) + 0.5) / grid, same)
         choice = switcher.choose(query)
         for called in (True, False):
             chosen = choice.call == called
             if chosen.any():
-                np.testing.assert_allclose(choice.propensity[chosen], chosen.mean(), atol=1e-9)
+                np.testing.assert_allclose(choice.propensity[chosen], chosen.mean(), atol=1 / grid)
 
     def test_what_it_returns(self, switcher: Switcher) -> None:
         choice = switcher.choose(make_query())
@@ -203,10 +239,43 @@ def test_the_entropy_threshold_cuts() -> None:
     assert 0 < EntropyThreshold(float(np.median(entropies))).choose(query).call.sum() < SIZE
 
 
+def test_the_margin_threshold_cuts() -> None:
+    query = make_query(remaining=2)
+    margins = FEATURES.dense[:, MARGIN]
+    for threshold in (0.0, float(np.median(margins)), 1.0):
+        assert (MarginThreshold(threshold).choose(query).call == (margins < threshold)).all()
+    with pytest.raises(ConfigError, match="0, 1"):
+        MarginThreshold(1.5)
+
+
+def test_every_so_many_steps() -> None:
+    query = make_query(remaining=5)
+    for period in (1, 4):
+        assert (EveryStep(period).choose(query).call == (STEPS % period == 0)).all()
+    with pytest.raises(ConfigError, match="at least 1"):
+        EveryStep(0)
+    with pytest.raises(ConfigError, match="know the step"):
+        EveryStep(2).choose(replace(query, states=()))
+
+
+def test_the_price_is_the_routers_threshold() -> None:
+    for price in (0.2, 0.5, 0.8):
+        choice = network("router").choose(make_query(3, price))
+        assert choice.disagree is not None
+        assert (choice.call == (choice.disagree > price)).all()
+
+
+def test_a_scalar_budget_prices_every_budget_too() -> None:
+    switcher = network("budget", budget_input="scalar")
+    found = [switcher.choose(make_query(left)).advantage for left in (1, 3, MAX_CALLS, math.inf)]
+    for one, other in pairwise(found):
+        assert not np.allclose(one, other)
+
+
 # Networks -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["budget", "price"])
+@pytest.mark.parametrize("kind", ["budget", "price", "router", "policy"])
 def test_a_saved_network_chooses_the_same(kind: str) -> None:
     switcher, query = network(kind), make_query()
     file = io.BytesIO()

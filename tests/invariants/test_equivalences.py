@@ -14,7 +14,8 @@ from londi.episode import Episode
 from londi.lms.builtin import load_builtin
 from londi.rollout import Assignment, rollout
 from londi.switchers import Always, EntropyThreshold, Never, RandomRate, Switcher
-from londi.switchers.network import NETWORKS, Kind, NetworkShape, NetworkSwitcher
+from londi.switchers.network import NETWORKS, Kind, NetworkSwitcher
+from londi.switchers.reader import NetworkShape
 
 SEEDS = range(40)
 

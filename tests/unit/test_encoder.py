@@ -255,3 +255,14 @@ def test_an_empty_batch() -> None:
     features = encoder.encode([], [], [], ACTIONS)
     assert len(features) == 0
     assert features.dense.shape == (0, encoder.num_dense(3))
+
+
+@pytest.mark.parametrize("admissible", [ACTIONS, None])
+def test_without_quick_its_decision_plays_no_part(admissible: tuple[str, ...] | None) -> None:
+    encoder, hidden = TextEncoder(quick=False), np.ones(20, np.float32)
+    p = (0.5, 0.25, 0.25) if admissible else None
+    one = encoder.encode(["goal: g"], [decision(p, hidden=hidden)], [moment(refused=True)], admissible)
+    other = encoder.encode(["goal: g"], [decision(p and p[::-1], "right")], [moment(refused=True)], admissible)
+    assert equal(one, other)
+    seen = TextEncoder().encode(["goal: g"], [decision(p, hidden=hidden)], [moment(refused=True)], admissible)
+    assert not equal(one, seen)

@@ -106,6 +106,42 @@ def test_apgr_ends_at_deepthink() -> None:
     assert frontier.apgr(table, "random") == pytest.approx(0.5)
 
 
+def test_aiq_is_the_area_under_the_hull() -> None:
+    # (0, .5), (.2, .75), (.5, 1), (1, 1): already concave, .25 / .2 > .25 / .3
+    assert frontier.aiq(TABLE, "budget") == pytest.approx(0.125 + 0.2625 + 0.5)
+    bent = [*PAIR, row("price 1", "price", 2, 0.42), row("price 2", "price", 5, 0.8)]  # (.2, .525) lies below the hull
+    assert frontier.aiq(bent, "price") == pytest.approx(0.375 + 0.5)
+    assert frontier.aiq(TABLE, "price") is None
+
+
+def test_aiq_of_a_useless_family_is_what_mixing_the_models_gives() -> None:
+    assert frontier.aiq([*PAIR, row("random 0.5", "random", 5, 0.3)], "random") == pytest.approx(0.75)
+
+
+def test_aiq_of_a_family_that_is_free() -> None:
+    assert frontier.aiq([*PAIR, row("price 1", "price", 0, 1.0)], "price") == pytest.approx(1.25)
+
+
+def test_regret_compares_at_the_oracles_calls() -> None:
+    table = [*TABLE, row("disagreement oracle", "oracle", 4, 0.8)]
+    assert frontier.regret(table, "budget") == pytest.approx(1 - 0.75), "budget 5 calls more than the oracle"
+    assert frontier.regret(table, "oracle") == pytest.approx(0)
+    assert frontier.regret([*table, row("price 1", "price", 3, 0.84)], "price") == pytest.approx(-0.05)
+    assert frontier.regret(TABLE, "budget") is None
+    assert frontier.regret(table, "price") is None
+
+
+def test_budget_use() -> None:
+    rows = [{**row("budget 4", "budget", 3, 0.5), "value": 4, "spent": 3.0}, {**BUDGETS[0], "value": 0}]
+    assert frontier.budget_use([*PAIR, *rows]) == {"budget 4": 0.75}
+
+
+def test_the_best_price() -> None:
+    rows = [{**row(f"price {c}", "price", calls, s), "value": c} for c, calls, s in ((0.1, 4, 0.6), (0.01, 6, 0.7))]
+    assert frontier.best_price([*PAIR, *rows]) == 0.01, "none keeps 99 %: the one that keeps most"
+    assert frontier.best_price([*PAIR, *rows, {**row("price 1", "price", 7, 0.8), "value": 1.0}]) == 1.0
+
+
 def test_cpt_is_the_cheapest_measured_point() -> None:
     assert frontier.cpt(TABLE, 0.5) == pytest.approx(0.2)
     assert frontier.cpt(TABLE, 0.51) == pytest.approx(0.5)

@@ -12,7 +12,7 @@ from londi.encoders import Features
 from londi.errors import ConfigError
 from londi.learners.dqn import DQNConfig, DQNLearner
 from londi.learners.replay import Replay, Trajectory, Transitions
-from londi.switchers.network import NetworkShape
+from londi.switchers.reader import NetworkShape, tensors
 
 N = 3
 
@@ -51,8 +51,6 @@ def terms(agent: DQNLearner, data: Transitions) -> tuple[torch.Tensor, ...]:
 
 
 def test_budget_targets_shift_the_remaining_budget_by_one_call() -> None:
-    from londi.switchers.network import tensors
-
     agent = learner("budget", gamma=0.9, call_price=0.05)
     data = batch([True, False, True], [False, False, False], [False, False, True])
     _, _, quick, deep = terms(agent, data)
@@ -71,8 +69,6 @@ def test_budget_targets_shift_the_remaining_budget_by_one_call() -> None:
 
 
 def test_at_no_remaining_budget_the_value_is_that_of_not_calling() -> None:
-    from londi.switchers.network import tensors
-
     agent = learner("budget")
     q = agent.network(tensors(features(20)))[0]
     assert torch.isinf(q[:, 0, 1]).all()
@@ -174,7 +170,7 @@ def test_a_price_is_for_what_the_call_cost(kind: str) -> None:
     np.testing.assert_allclose(paid(1000, 500), 0.5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("wrong", [{"gamma": 0.0}, {"tau": 2.0}, {"lowest_price": 0.0}, {"call_price": -1.0}])
+@pytest.mark.parametrize("wrong", [{"gamma": -0.1}, {"tau": 2.0}, {"lowest_price": 0.0}, {"call_price": -1.0}])
 def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="need"):
         DQNConfig("budget", **wrong)  # type: ignore[arg-type]

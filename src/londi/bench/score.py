@@ -24,7 +24,8 @@ from londi.lms.prefix import PrefixStore
 from londi.lms.scoring import CausalScorer, FullScorer, Seq2SeqScorer, pad
 from londi.lms.tree import PrefixTree
 from londi.switchers import Query
-from londi.switchers.network import NETWORKS, NetworkShape, NetworkSwitcher
+from londi.switchers.network import NETWORKS, NetworkSwitcher
+from londi.switchers.reader import NetworkShape
 from londi.usage import Usage
 
 Rows = list[list[int]]

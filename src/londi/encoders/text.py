@@ -23,6 +23,7 @@ from londi.encoders.base import ENTROPY, MARGIN, Features, Moment
 from londi.errors import ConfigError
 from londi.lms.base import Decision
 from londi.prompt import Prompt
+from londi.usage import Usage
 
 _CLAUSE = re.compile(r"[.,;!?]\s+|[.;!?]$")
 _WORD = re.compile(r"[^\W_]+")
@@ -48,6 +49,8 @@ class TextEncoder:
     """Hash buckets; fewer save memory and collide more. At most 32767."""
     hidden: int = 32
     """Columns for QUICK's hidden state, reduced by a fixed random projection where it is wider; 0 leaves it out."""
+    quick: bool = True
+    """Whether phi shows QUICK's decision: its probabilities, action and hidden state; False is the ablation."""
     _cache: dict[str, NDArray[np.int16]] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -66,6 +69,8 @@ class TextEncoder:
         admissible: tuple[str, ...] | None,
     ) -> Features:
         """Return phi for B states: text (B, C, W), fields (B, C), dense (B, D)."""
+        if not self.quick:
+            decisions = [Decision("", Usage())] * len(decisions)
         text = np.zeros((len(prompts), self.clauses, self.ngrams), np.int16)
         fields = np.zeros((len(prompts), self.clauses), np.int16)
         for row, (prompt, decision) in enumerate(zip(prompts, decisions, strict=True)):

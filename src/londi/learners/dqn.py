@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,16 +25,11 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss
 
 from londi.errors import ConfigError
+from londi.learners.base import NetworkLearner, follow
 from londi.learners.replay import Replay, Transitions
 from londi.switchers.base import budget_rows
-from londi.switchers.network import (
-    NETWORKS,
-    BudgetNetwork,
-    Network,
-    NetworkShape,
-    NetworkSwitcher,
-    tensors,
-)
+from londi.switchers.network import NETWORKS, BudgetNetwork, NetworkSwitcher, PriceNetwork
+from londi.switchers.reader import NetworkShape, tensors
 
 
 @dataclass(frozen=True)
@@ -44,7 +39,8 @@ class DQNConfig:
     learner: Literal["budget", "price"]
     """`budget` learns every cap at once, `price` every price at once."""
     gamma: float = 1.0
-    """Discount in (0, 1]; with gamma < 1 the price is on discounted calls while a budget counts raw ones."""
+    """Discount in [0, 1]; with gamma < 1 the price is on discounted calls while a budget counts raw ones. 0 is the
+    myopic router: a call is worth what it gains in its own step."""
     batch_size: int = 128
     """Transitions an update."""
     lr: float = 1e-3
@@ -69,32 +65,32 @@ class DQNConfig:
     """Use each transition for every budget or price; False is the ablation: only the one it was made under."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.gamma <= 1 or not 0 < self.tau <= 1 or self.lr <= 0 or self.batch_size < 1:
-            raise ConfigError("a learner needs 0 < gamma <= 1, 0 < tau <= 1, lr > 0 and batch_size >= 1")
+        if not 0 <= self.gamma <= 1 or not 0 < self.tau <= 1 or self.lr <= 0 or self.batch_size < 1:
+            raise ConfigError("a learner needs 0 <= gamma <= 1, 0 < tau <= 1, lr > 0 and batch_size >= 1")
         if not 0 <= self.text_dropout < 1:
             raise ConfigError(f"text_dropout must lie in [0, 1), not {self.text_dropout}")
-        if not 0 < self.lowest_price < self.highest_price or self.prices_per_sample < 1 or self.call_price < 0:
+        if not 0 < self.lowest_price <= self.highest_price or self.prices_per_sample < 1 or self.call_price < 0:
             raise ConfigError(
-                "prices need 0 < lowest_price < highest_price, prices_per_sample >= 1 and call_price >= 0"
+                "prices need 0 < lowest_price <= highest_price, prices_per_sample >= 1 and call_price >= 0"
             )
         if not 0 < self.price_unit < math.inf:
             raise ConfigError(f"price_unit must be a finite number above 0, not {self.price_unit}")
 
 
-class DQNLearner:
+class DQNLearner(NetworkLearner):
     """Updates a budget or price network from replayed transitions.
 
     `num_updates` is the length of the run, over which the learning rate falls.
     """
 
     def __init__(self, config: DQNConfig, shape: NetworkShape, num_updates: int, seed: int) -> None:
-        self.config, self.num_updates, self.updates = config, num_updates, 0
-        self.rng = np.random.default_rng((seed, 7))
+        self.config = config
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.network: Network = NETWORKS[config.learner](shape)
-        self.average: Network = copy.deepcopy(self.network).requires_grad_(False)
-        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.lr, fused=True)
+            self.network: BudgetNetwork | PriceNetwork = NETWORKS[config.learner](shape)  # type: ignore[assignment]
+        self.average = copy.deepcopy(self.network).requires_grad_(False)
+        modules = {"network": self.network, "average": self.average}
+        super().__init__(modules, ("network",), config.lr, num_updates, seed)
         self.switcher = NetworkSwitcher(self.average)
 
     def update(self, replay: Replay) -> dict[str, float]:
@@ -102,17 +98,10 @@ class DQNLearner:
         batch = replay.sample(self.config.batch_size, self.rng)
         if self.config.text_dropout:
             batch = self._forgetful(batch)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.config.lr * _schedule(self.updates / max(1, self.num_updates))
         value, disagree = self._losses(batch)
-        self.optimiser.zero_grad()
-        (value + self.config.disagree_weight * disagree).backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
-        self.optimiser.step()
+        self._minimise(value + self.config.disagree_weight * disagree)
         self.updates += 1
-        with torch.no_grad():
-            for slow, fast in zip(self.average.parameters(), self.network.parameters(), strict=True):
-                slow.lerp_(fast, self.config.tau)
+        follow(self.average, self.network, self.config.tau)
         return {"loss": float(value.detach()), "disagree_loss": float(disagree.detach())}
 
     def _forgetful(self, batch: Transitions) -> Transitions:
@@ -183,25 +172,3 @@ class DQNLearner:
     def _cost(self, batch: Transitions) -> Tensor:
         """(B, 1) what each call cost, in units of the price."""
         return torch.from_numpy(batch.cost / np.float32(self.config.price_unit))[:, None]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything that goes on changing: networks, optimiser, generator, counter."""
-        return {
-            "network": self.network.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "rng": self.rng.bit_generator.state,
-            "updates": self.updates,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
-        self.network.load_state_dict(state["network"])
-        self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.rng.bit_generator.state = state["rng"]
-        self.updates = state["updates"]
-
-
-def _schedule(done: float) -> float:
-    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

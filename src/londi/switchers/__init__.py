@@ -2,6 +2,18 @@
 
 from londi.switchers.base import Choice, Query, State, Switcher
 from londi.switchers.reading import parse_rule
-from londi.switchers.rules import Always, EntropyThreshold, Never, RandomRate
+from londi.switchers.rules import Always, EntropyThreshold, EveryStep, MarginThreshold, Never, RandomRate
 
-__all__ = ["Always", "Choice", "EntropyThreshold", "Never", "Query", "RandomRate", "State", "Switcher", "parse_rule"]
+__all__ = [
+    "Always",
+    "Choice",
+    "EntropyThreshold",
+    "EveryStep",
+    "MarginThreshold",
+    "Never",
+    "Query",
+    "RandomRate",
+    "State",
+    "Switcher",
+    "parse_rule",
+]

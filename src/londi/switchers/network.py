@@ -2,116 +2,25 @@
 
 `BudgetNetwork` outputs Q[x, g] for x = 0..N and x = inf (LONDI-B for every n at once); `PriceNetwork` takes the
 price of a call as an input (LONDI for every c at once). arXiv 2402.12061 defines both problems for one n and one c.
+`RouterNetwork` and `PolicyNetwork` are the rivals': a supervised router, and the policy of SAC and PPO.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from dataclasses import asdict
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from londi.encoders.base import Features
-from londi.encoders.text import NUM_FIELDS
-from londi.errors import ConfigError
-from londi.switchers.base import Choice, Query, budget_rows
+from londi.switchers.base import Choice, Query, budget_rows, choose_with_probability
+from londi.switchers.reader import NetworkShape, Phi, Trunk, tensors
 
-Kind = Literal["budget", "price"]
-KINDS: tuple[Kind, ...] = ("budget", "price")
-
-
-@dataclass(frozen=True)
-class NetworkShape:
-    """Sizes of a Switcher's network."""
-
-    num_dense: int
-    """Dense features (D) of the encoder."""
-    buckets: int
-    """Hash buckets of the encoder."""
-    reader: int = 32
-    """Width of the reader of the text; 0 ignores the text. Typical 16 to 64."""
-    heads: int = 4
-    """Attention heads of the reader."""
-    width: int = 128
-    """Hidden units of each layer of the trunk. Typical 64 to 256."""
-    max_calls: int = 12
-    """Largest finite budget N that is priced (budget network)."""
-
-    def __post_init__(self) -> None:
-        if self.reader % max(1, self.heads) or self.width < 1 or self.max_calls < 1 or self.reader < 0:
-            raise ConfigError("the network needs reader >= 0 and divisible by heads, width >= 1 and max_calls >= 1")
-
-
-class Phi(NamedTuple):
-    """Features as tensors, each distinct clause once."""
-
-    text: Tensor
-    """(U, W) n-grams of the distinct clauses, and..."""
-    lines: Tensor
-    """...(U,) the lines they stand in."""
-    which: Tensor
-    """(B, C) which of them stands where."""
-    fields: Tensor
-    """(B, C) the line of each clause, 0 where there is none."""
-    dense: Tensor
-    """(B, D)."""
-
-
-class TextReader(nn.Module):
-    """Reads the clauses of the prompt, attending from the first line (the goal) and QUICK's state to all others."""
-
-    def __init__(self, shape: NetworkShape) -> None:
-        super().__init__()
-        d, self.heads = shape.reader, shape.heads
-        self.grams = nn.EmbeddingBag(shape.buckets, d, mode="sum", padding_idx=0)
-        self.fields = nn.Embedding(NUM_FIELDS, d, padding_idx=0)
-        nn.init.normal_(self.grams.weight, std=0.2 * d**-0.5)  # small, so that what is learned soon outweighs it
-        nn.init.normal_(self.fields.weight, std=0.1 * d**-0.5)
-        self.norm = nn.LayerNorm(d)
-        self.query = nn.Linear(d, d, bias=False)
-        self.key = nn.Linear(d, d, bias=False)
-        self.value = nn.Linear(d, d)
-        for layer in (self.query, self.key):  # attention starts as overlap of words with the goal
-            nn.init.eye_(layer.weight)
-        self.sharpness = nn.Parameter(torch.tensor(2.0))
-
-    def forward(self, phi: Phi) -> Tensor:
-        """Return (B, 3 d): what attention reads, the goal, and the mean of all clauses."""
-        (batch, clauses), size = phi.which.shape, self.key.out_features // self.heads
-        states = self.norm(self.grams(phi.text) + self.fields(phi.lines))  # (U, d)
-        real, first = (phi.fields > 0).float(), (phi.fields == 1).float()  # (B, C)
-        here = states[phi.which]  # (B, C, d)
-        goal = torch.bmm((first / first.sum(1, keepdim=True).clamp(min=1))[:, None], here)[:, 0]
-        everything = torch.bmm((real / real.sum(1, keepdim=True).clamp(min=1))[:, None], here)[:, 0]
-        q = self.query(goal).view(batch, 1, self.heads, size)
-        k = self.key(states)[phi.which].view(batch, clauses, self.heads, size)
-        v = self.value(states)[phi.which].view(batch, clauses, self.heads, size)
-        scores = self.sharpness / math.sqrt(size) * (q * k).sum(-1)  # (B, C, h)
-        hidden = (real - first == 0)[..., None]
-        weights = scores.masked_fill(hidden, -1e9).softmax(1)
-        read = (weights[..., None] * v).sum(1).flatten(1)  # (B, d)
-        return torch.cat([read, goal, everything], 1)
-
-
-class Trunk(nn.Module):
-    """phi(s) to a hidden vector."""
-
-    def __init__(self, shape: NetworkShape) -> None:
-        super().__init__()
-        self.reader = TextReader(shape) if shape.reader else None
-        inputs = shape.num_dense + 3 * shape.reader
-        self.layers = nn.Sequential(
-            nn.Linear(inputs, shape.width), nn.ReLU(), nn.Linear(shape.width, shape.width), nn.ReLU()
-        )
-
-    def forward(self, phi: Phi) -> Tensor:
-        """Return (B, width)."""
-        parts = [phi.dense] if self.reader is None else [phi.dense, self.reader(phi)]
-        return self.layers(torch.cat(parts, 1))  # type: ignore[no-any-return]
+Kind = Literal["budget", "price", "router", "policy"]
 
 
 class BudgetNetwork(nn.Module):
@@ -123,17 +32,37 @@ class BudgetNetwork(nn.Module):
         super().__init__()
         self.shape = shape
         self.trunk = Trunk(shape)
-        self.head = nn.Linear(shape.width, 2 * (shape.max_calls + 2))
+        rows = shape.max_calls + 2
+        self.budgets: Tensor
+        if shape.budget_input == "vector":
+            self.mix, self.head = None, nn.Linear(shape.width, 2 * rows)
+        else:
+            self.mix, self.head = nn.Linear(shape.width + 2, shape.width), nn.Linear(shape.width, 2)
+            limit = torch.arange(rows) / shape.max_calls
+            self.register_buffer("budgets", torch.stack([limit, limit > 1], -1), persistent=False)  # (N + 2, 2)
         self.disagree = nn.Linear(shape.width, 1)
 
     def forward(self, phi: Phi) -> tuple[Tensor, Tensor]:
         """Return Q (B, N + 2, 2), with Q[0, 1] = -inf, and the logit (B,) that DEEPTHINK would act otherwise."""
         hidden = self.trunk(phi)
-        middle, half = self.head(hidden).view(len(hidden), -1, 2).unbind(-1)
+        if self.mix is None:
+            out = self.head(hidden).view(len(hidden), -1, 2)
+        else:
+            rows = self.shape.max_calls + 2
+            wide, given = hidden[:, None].expand(-1, rows, -1), self.budgets.expand(len(hidden), -1, -1)
+            out = self.head(torch.relu(self.mix(torch.cat([wide, given], -1))))
+        middle, half = out.unbind(-1)
         q = torch.stack([middle - half, middle + half], -1)
         mask = torch.zeros_like(q)
         mask[:, 0, 1] = -torch.inf
         return q + mask, self.disagree(hidden)[:, 0]
+
+    def judge(self, phi: Phi, remaining: NDArray[np.float64], price: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+        """Return the advantage of calling (B,) with so many calls left, and the logit; the price plays no part."""
+        rows = torch.from_numpy(budget_rows(remaining, self.shape.max_calls))
+        values, logit = self(phi)
+        q = values[torch.arange(len(rows)), rows]  # (B, 2)
+        return q[:, 1] - q[:, 0], logit
 
 
 class PriceNetwork(nn.Module):
@@ -165,29 +94,57 @@ class PriceNetwork(nn.Module):
         middle, half = self.head(mixed).unbind(-1)
         return torch.stack([middle - half, middle + half], -1), self.disagree(hidden)[:, 0]
 
-
-Network = BudgetNetwork | PriceNetwork
-NETWORKS: dict[Kind, Callable[[NetworkShape], Network]] = {"budget": BudgetNetwork, "price": PriceNetwork}
-
-
-_MIX = np.random.default_rng(0).integers(1, 2**62, size=1024, dtype=np.int64) | 1
+    def judge(self, phi: Phi, remaining: NDArray[np.float64], price: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+        """Return the advantage of calling (B,) at the price, and the logit; the budget plays no part."""
+        values, logit = self(phi, torch.from_numpy(price)[:, None].float())
+        return values[:, 0, 1] - values[:, 0, 0], logit
 
 
-def tensors(features: Features, device: str | torch.device = "cpu") -> Phi:
-    """Return features as tensors; clauses that occur more than once are kept once."""
-    batch, clauses, width = features.text.shape
-    rows = features.text.reshape(batch * clauses, width)
-    lines = features.fields.reshape(-1)
-    used = 1 + int(np.flatnonzero((rows != 0).any(0))[-1:].sum())  # hidden grams leave holes
-    keys = (rows[:, :used].astype(np.int64) * _MIX[np.arange(used) % len(_MIX)]).sum(1) + lines
-    _, first, which = np.unique(keys, return_index=True, return_inverse=True)
-    return Phi(
-        torch.from_numpy(rows[first, :used].astype(np.int64)).to(device),
-        torch.from_numpy(lines[first].astype(np.int64)).to(device),
-        torch.from_numpy(which.reshape(batch, clauses)).to(device),
-        torch.from_numpy(features.fields.astype(np.int64)).to(device),
-        torch.from_numpy(features.dense).to(device),
-    )
+class RouterNetwork(nn.Module):
+    """The probability that DEEPTHINK would act otherwise; the price is the threshold above which that is a call."""
+
+    kind: Kind = "router"
+
+    def __init__(self, shape: NetworkShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.trunk = Trunk(shape)
+        self.disagree = nn.Linear(shape.width, 1)
+
+    def forward(self, phi: Phi) -> Tensor:
+        """Return the logit (B,)."""
+        return self.disagree(self.trunk(phi))[:, 0]  # type: ignore[no-any-return]
+
+    def judge(self, phi: Phi, remaining: NDArray[np.float64], price: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+        """Return by how much the probability exceeds the price (B,), and the logit."""
+        logit = self(phi)
+        return logit.sigmoid().double() - torch.from_numpy(price), logit
+
+
+class PolicyNetwork(nn.Module):
+    """The logit of calling, at the one price that it was trained for."""
+
+    kind: Kind = "policy"
+
+    def __init__(self, shape: NetworkShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.trunk = Trunk(shape)
+        self.head = nn.Linear(shape.width, 1)
+
+    def forward(self, phi: Phi) -> Tensor:
+        """Return the logit (B,)."""
+        return self.head(self.trunk(phi))[:, 0]  # type: ignore[no-any-return]
+
+    def judge(self, phi: Phi, remaining: NDArray[np.float64], price: NDArray[np.float64]) -> tuple[Tensor, None]:
+        """Return the logit (B,): calling is the likelier where it is above 0."""
+        return self(phi), None
+
+
+Network = BudgetNetwork | PriceNetwork | RouterNetwork | PolicyNetwork
+NETWORKS: dict[Kind, Callable[[NetworkShape], Network]] = {
+    each.kind: each for each in (BudgetNetwork, PriceNetwork, RouterNetwork, PolicyNetwork)
+}
 
 
 class NetworkSwitcher:
@@ -199,18 +156,12 @@ class NetworkSwitcher:
 
     @torch.inference_mode()
     def choose(self, query: Query) -> Choice:
-        """Choose for B states; the budget network ignores the price, the price network the budget (but 0)."""
-        phi = tensors(query.features)
-        if isinstance(self.network, BudgetNetwork):
-            rows = torch.from_numpy(budget_rows(query.remaining, self.network.shape.max_calls))
-            values, logit = self.network(phi)
-            q = values[torch.arange(len(rows)), rows]  # (B, 2)
-        else:
-            values, logit = self.network(phi, torch.from_numpy(query.price)[:, None].float())
-            q = values[:, 0]
-        advantage = np.where(query.remaining > 0, (q[:, 1] - q[:, 0]).double().numpy(), np.nan)
+        """Choose for B states; the budget network ignores the price, the others the budget (but 0)."""
+        found, logit = self.network.judge(tensors(query.features), query.remaining, query.price)
+        advantage = np.where(query.remaining > 0, found.double().numpy(), np.nan)
         call = advantage > 0
-        return Choice(call, np.ones(len(call)), advantage, logit.sigmoid().double().numpy())
+        disagree = None if logit is None else logit.sigmoid().double().numpy()
+        return Choice(call, np.ones(len(call)), advantage, disagree)
 
     def state(self) -> dict[str, Any]:
         """Return what `from_state` needs to build the same Switcher again."""
@@ -222,3 +173,16 @@ class NetworkSwitcher:
         network = NETWORKS[state["kind"]](NetworkShape(**state["shape"]))
         network.load_state_dict(state["weights"])
         return cls(network)
+
+
+class SampledSwitcher:
+    """A policy network that calls with the probability that it says: what explores while SAC and PPO learn."""
+
+    def __init__(self, network: PolicyNetwork) -> None:
+        self.network = network
+
+    @torch.inference_mode()
+    def choose(self, query: Query) -> Choice:
+        """Choose for B states."""
+        probability = self.network(tensors(query.features)).sigmoid().double().numpy()
+        return choose_with_probability(probability, query)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from londi.encoders.base import ENTROPY
+from londi.encoders.base import ENTROPY, MARGIN
 from londi.errors import ConfigError
 from londi.switchers.base import Choice, Query, choose_with_probability
 
@@ -54,3 +54,40 @@ class EntropyThreshold:
         """Call above the threshold."""
         unsure = query.features.dense[:, ENTROPY] > self.threshold
         return choose_with_probability(unsure.astype(np.float64), query)
+
+
+@dataclass(frozen=True)
+class MarginThreshold:
+    """Call where QUICK hesitates: its two most probable actions differ by less than the threshold in probability.
+
+    Raises `ConfigError` outside [0, 1].
+    """
+
+    threshold: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ConfigError(f"a margin lies in [0, 1], not {self.threshold}")
+
+    def choose(self, query: Query) -> Choice:
+        """Call below the threshold."""
+        unsure = query.features.dense[:, MARGIN] < self.threshold
+        return choose_with_probability(unsure.astype(np.float64), query)
+
+
+@dataclass(frozen=True)
+class EveryStep:
+    """Call in the first step of an episode and in every `period`-th after it. Raises `ConfigError` below 1."""
+
+    period: int
+
+    def __post_init__(self) -> None:
+        if self.period < 1:
+            raise ConfigError(f"a period is at least 1 step, not {self.period}")
+
+    def choose(self, query: Query) -> Choice:
+        """Call where the number of steps so far is a multiple of the period."""
+        if len(query.states) != len(query):
+            raise ConfigError("calling every so many steps needs to know the step: the query has no states")
+        due = [state.moment.step % self.period == 0 for state in query.states]
+        return choose_with_probability(np.array(due, np.float64), query)

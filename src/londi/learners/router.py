@@ -1,0 +1,39 @@
+"""A supervised router: learns from the states in which both models were asked whether they disagreed.
+
+The kin of RouteLLM (Ong et al. 2024, arXiv 2406.18665), which learns from pairs of answers which query needs the
+strong model, and calls it above a threshold. It reads what the learned Switcher reads, but knows nothing of reward:
+a disagreement counts whether or not it changes the outcome.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from londi.learners.base import NetworkLearner
+from londi.learners.replay import Replay
+from londi.switchers.network import NetworkSwitcher, RouterNetwork
+from londi.switchers.reader import NetworkShape, tensors
+
+
+class RouterLearner(NetworkLearner):
+    """Fits the probability that DEEPTHINK acts otherwise than QUICK, on the steps with a call (cross-entropy)."""
+
+    def __init__(self, shape: NetworkShape, lr: float, batch_size: int, num_updates: int, seed: int) -> None:
+        self.batch_size = batch_size
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.network = RouterNetwork(shape)
+        super().__init__({"network": self.network}, ("network",), lr, num_updates, seed)
+        self.switcher = NetworkSwitcher(self.network)
+
+    def update(self, replay: Replay) -> dict[str, float]:
+        """Take one optimiser step on a replayed batch, as far as it has calls; return the loss."""
+        batch = replay.sample(self.batch_size, self.rng)
+        self.updates += 1
+        if not batch.called.any():
+            return {}
+        logit = self.network(tensors(batch.features[batch.called]))
+        loss = binary_cross_entropy_with_logits(logit, torch.from_numpy(~batch.agreed[batch.called]).float())
+        self._minimise(loss)
+        return {"loss": float(loss.detach())}

@@ -1,0 +1,254 @@
+"""The rival learners: their targets by hand, and that each learns what it is there to learn."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from londi import config
+from londi.encoders import Features
+from londi.errors import ConfigError
+from londi.evaluate import capped_policies, learned_policies
+from londi.learners.base import NetworkLearner
+from londi.learners.dqn import DQNConfig, DQNLearner
+from londi.learners.ppo import PPOConfig, PPOLearner
+from londi.learners.replay import Replay, Trajectory
+from londi.learners.router import RouterLearner
+from londi.learners.sac import SACConfig, SACLearner
+from londi.switchers import Query
+from londi.switchers.reader import NetworkShape
+from londi.train import Trainer, players, prepare
+
+ROOT = Path(__file__).parents[2]
+SHAPE = NetworkShape(3, 64, reader=0, width=32, max_calls=3)
+COUNT = 60
+
+
+def trajectory(reward: list[float], called: list[bool], agreed: list[bool] | None = None, seed: int = 0) -> Trajectory:
+    """Dense features tell the step (0 or later), whether the models agree, and whether the last step had a call."""
+    count = len(reward)
+    text = np.random.default_rng(seed).integers(1, 50, (count, 4, 5)).astype(np.int16)
+    same = np.zeros(count, bool) if agreed is None else np.array(agreed)
+    before = np.array([False, *called[:-1]])
+    dense = np.stack([np.arange(count) > 0, same, before], 1).astype(np.float32)
+    return Trajectory(
+        Features(text, np.ones((count, 4), np.int16), dense),
+        np.array(called),
+        same & np.array(called),
+        np.array(reward, np.float32),
+        np.full(count, np.inf, np.float32),
+        np.zeros(count, np.float32),
+        np.array(called, np.float32),
+    )
+
+
+def ask(learner: NetworkLearner, features: Features, price: float = 0.0) -> Any:
+    count = len(features)
+    return learner.switcher.choose(Query(features, np.full(count, np.inf), np.full(count, price), np.full(count, 0.5)))
+
+
+def bandit(seed: int) -> Trajectory:
+    """Two steps: calling in the first decides the reward of the second, a call in the second changes nothing."""
+    rng = np.random.default_rng(seed)
+    called = [bool(rng.random() < 0.5), bool(rng.random() < 0.5)]
+    return trajectory([0.0, float(called[0])], called, seed=seed)
+
+
+def filled() -> Replay:
+    replay = Replay(1_000)
+    for seed in range(COUNT):
+        replay.add(bandit(seed))
+    return replay
+
+
+def test_the_router_learns_where_the_models_disagree() -> None:
+    replay, agreed = Replay(1_000), [True, False, True, False]
+    for seed in range(COUNT):
+        replay.add(trajectory([0, 0, 0, 1], [True, True, bool(seed % 2), False], agreed, seed))
+    learner = RouterLearner(SHAPE, 3e-3, 64, 200, seed=0)
+    for _ in range(200):
+        learner.update(replay)
+    features = trajectory([0] * 4, [True] * 4, agreed, seed=999).features
+    assert ask(learner, features, price=0.5).call.tolist() == [False, True, False, True]
+
+
+def test_the_router_learns_nothing_from_steps_without_a_call() -> None:
+    replay = Replay(100)
+    replay.add(trajectory([0, 1], [False, False]))
+    learner = RouterLearner(SHAPE, 3e-3, 16, 10, seed=0)
+    before = [p.clone() for p in learner.network.parameters()]
+    assert learner.update(replay) == {}
+    assert all(torch.equal(a, b) for a, b in zip(before, learner.network.parameters(), strict=True))
+    assert learner.updates == 1
+
+
+@pytest.mark.parametrize("price", [0.1, 2.0])
+def test_sac_calls_where_a_call_pays_later(price: float) -> None:
+    learner = SACLearner(SACConfig(price, gamma=0.95, batch_size=64, lr=3e-3), SHAPE, 400, seed=0)
+    replay = filled()
+    for _ in range(400):
+        learner.update(replay)
+    features = bandit(999).features
+    assert ask(learner, features).call.tolist() == [price < 1, False]
+
+
+def test_the_myopic_learner_does_not_look_ahead() -> None:
+    settings = DQNConfig("price", gamma=0.0, batch_size=64, lr=3e-3)
+    learner = DQNLearner(settings, SHAPE, 300, seed=0)
+    replay = filled()
+    for _ in range(300):
+        learner.update(replay)
+    assert not ask(learner, bandit(999).features, price=0.1).call.any()
+
+
+def test_ppo_calls_where_a_call_pays_later() -> None:
+    learner = PPOLearner(PPOConfig(0.1, gamma=0.95, lr=3e-3, steps=128, batch_size=64), SHAPE, 2_500, seed=0)
+    for seed in range(2_500):
+        called: list[bool] = []
+        for step, uniform in enumerate(np.random.default_rng(seed).random(2)):
+            here = trajectory([0.0, 0.0], [*called, False, False][:2]).features[step : step + 1]
+            query = Query(here, np.full(1, np.inf), np.zeros(1), np.array([uniform]))
+            called.append(bool(learner.explorer.choose(query).call[0]))
+        learner.observe(trajectory([0.0, float(called[0])], called))
+        learner.update(Replay(10))
+    features = trajectory([0.0, 1.0], [True, False]).features
+    assert ask(learner, features).call.tolist() == [True, False]
+
+
+def test_ppos_advantages_by_hand() -> None:
+    learner = PPOLearner(PPOConfig(0.25, gamma=0.5, trace=0.5), SHAPE, 10, seed=0)
+    learner.played = [trajectory([0.0, 1.0], [True, False]), trajectory([0.5], [True])]
+    gains, returns = learner._advantages(np.array([0.2, 0.6, 0.1], np.float32))
+    last = 1.0 - 0.6
+    first = -0.25 + 0.5 * 0.6 - 0.2 + 0.25 * last
+    plain = np.array([first, last, 0.25 - 0.1])
+    np.testing.assert_allclose(returns, plain + np.array([0.2, 0.6, 0.1]), atol=1e-6)
+    np.testing.assert_allclose(gains, (plain - plain.mean()) / plain.std(), atol=1e-4)
+    assert learner.update(Replay(10)) == {}, "three steps are no round"
+    assert len(learner.played) == 2
+
+
+@pytest.mark.parametrize("kind", ["router", "sac", "ppo"])
+def test_a_learner_goes_on_where_its_state_was(kind: str) -> None:
+    def made() -> NetworkLearner:
+        if kind == "router":
+            return RouterLearner(SHAPE, 1e-3, 16, 20, seed=0)
+        if kind == "sac":
+            return SACLearner(SACConfig(0.1, batch_size=16), SHAPE, 20, seed=0)
+        return PPOLearner(PPOConfig(0.1, steps=10, batch_size=16), SHAPE, 20, seed=0)
+
+    def advance(learner: NetworkLearner) -> None:
+        for seed in range(6):
+            learner.observe(bandit(seed))
+            learner.update(replay)
+
+    replay = filled()
+    one, other = made(), made()
+    advance(one)
+    if isinstance(one, PPOLearner):
+        one.played = []
+    other.load_state_dict(copy.deepcopy(one.state_dict()))  # as from a file: torch's optimisers share what they load
+    advance(one)
+    advance(other)
+    features = bandit(999).features
+    np.testing.assert_array_equal(ask(one, features).advantage, ask(other, features).advantage)
+    assert one.updates == other.updates == 12
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: SACConfig(-0.1), "price"),
+        (lambda: SACConfig(0.1, entropy=0.7), "log 2"),
+        (lambda: PPOConfig(0.1, clip=1.0), "clip"),
+        (lambda: PPOConfig(0.1, steps=0), "steps"),
+        (lambda: RouterLearner(SHAPE, 0.0, 16, 20, 0), "learning rate"),
+    ],
+)
+def test_settings_out_of_range_are_refused(make: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        make()
+
+
+# In the training loop -------------------------------------------------------------------------------------------------
+
+
+def experiment(**train: Any) -> config.Experiment:
+    found = config.load(ROOT / "experiments" / "keydoor.toml")
+    return replace(found, train=replace(found.train, **train))
+
+
+def test_who_plays() -> None:
+    assert players(("budget", "price", "sac", "router")) == ("budget", "price")
+    assert players(("router", "price")) == ("price",)
+    assert players(("sac",)) == ("sac",)
+    assert players(("ppo",)) == ("ppo",)
+    assert players(("router", "myopic")) == ()
+
+
+def first(trainer: Trainer, step: int, count: int = 200) -> list[Any]:
+    trainer.step = step
+    found = trainer.assignments()
+    return [next(found) for _ in range(count)]
+
+
+def test_what_each_plays(tmp_path: Path) -> None:
+    ppo = first(prepare(tmp_path / "ppo", experiment(learners=("ppo",), price=0.07)), 0)
+    assert {(a.price, a.budget, a.random_rate, a.epsilon) for a in ppo} == {(0.07, None, None, 0.0)}
+    sac = prepare(tmp_path / "sac", experiment(learners=("sac",)))
+    assert all(a.random_rate is not None for a in first(sac, 0))
+    assert all(a.random_rate is None for a in first(sac, 11_000))
+    router = first(prepare(tmp_path / "router", experiment(learners=("router", "myopic"))), 11_000)
+    assert all(a.random_rate is not None for a in router)
+
+
+def test_the_learner_of_the_paper_has_one_budget_or_one_price(tmp_path: Path) -> None:
+    budget = first(prepare(tmp_path / "b", experiment(learners=("budget",), relabel=False, budget=3)), 11_000)
+    assert {a.budget for a in budget} == {3}
+    found = experiment(learners=("price",), relabel=False)
+    train = replace(found.train, lowest_price=0.05, highest_price=0.05)
+    price = replace(found, train=train, evaluate=replace(found.evaluate, prices=(0.05,)))
+    assert {round(a.price, 9) for a in first(prepare(tmp_path / "p", price), 11_000)} == {0.05}
+
+
+def test_rivals_change_nothing_of_what_is_played(tmp_path: Path) -> None:
+    """They ride along: the episodes, and what `budget` and `price` learn from them, stay what they were."""
+    steps: dict[str, Any] = {"num_steps": 600, "warmup_steps": 100, "checkpoint_steps": 600}
+    alone = prepare(tmp_path / "alone", experiment(**steps))
+    beside = prepare(tmp_path / "beside", experiment(learners=("budget", "price", "router", "sac"), **steps))
+    for trainer in (alone, beside):
+        trainer.train()
+    for name in ("budget", "price"):
+        one, other = (trainer.learners[name].state_dict()["network"] for trainer in (alone, beside))
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_policies_of_rivals() -> None:
+    names = [p.name for p in learned_policies(experiment(learners=("router", "sac"), price=0.07))]
+    assert names == [*(f"router {h:g}" for h in (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)), "sac 0.07"]
+    capped = capped_policies(experiment(), 0.05)
+    assert [(p.name, p.budget, p.price) for p in capped[:2]] == [
+        ("price 0.05 up to 0", 0, 0.05),
+        ("price 0.05 up to 1", 1, 0.05),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        ({"learners": ("ppo", "budget")}, "alone"),
+        ({"learners": ("budget", "budget")}, "twice"),
+        ({"price": -1.0}, "train.price"),
+        ({"budget": 13}, "train.budget"),
+        ({"lowest_price": 0.5, "highest_price": 0.1}, "lowest_price"),
+    ],
+)
+def test_experiments_that_can_not_be(train: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        experiment(**train)
