@@ -37,6 +37,8 @@ def _training(t: TrainConfig) -> list[str]:
     wrong += [f"train.{key} must lie in [0, 1], not {value}" for key, value in shares.items() if not 0 <= value <= 1]
     if not 0 < t.price_unit < math.inf:
         wrong.append(f"train.price_unit must be above 0, not {t.price_unit}")
+    if t.snapshots < 0:
+        wrong.append(f"train.snapshots must be at least 0, not {t.snapshots}")
     if t.warmup_steps < 0:
         wrong.append(f"train.warmup_steps must be at least 0, not {t.warmup_steps}")
     if t.warmup_steps >= t.num_steps:
@@ -64,7 +66,7 @@ def _training(t: TrainConfig) -> list[str]:
 
 def _evaluation(e: EvaluateConfig) -> list[str]:
     counts = {"episodes": e.episodes, "selection_episodes": e.selection_episodes, "num_envs": e.num_envs}
-    counts |= {"processes": e.processes}
+    counts |= {"processes": e.processes, "snapshot_episodes": e.snapshot_episodes}
     wrong = [f"evaluate.{key} must be at least 1, not {value}" for key, value in counts.items() if value < 1]
     if e.budget_measure == "dollars":
         wrong += [f"evaluate.budgets: a budget is an amount of dollars >= 0, not {n}" for n in e.budgets if not n >= 0]

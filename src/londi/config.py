@@ -199,6 +199,8 @@ class TrainConfig:
     (`lowest_price = highest_price`) or one `budget` the learner of the paper."""
     checkpoint_steps: int = 10_000
     """Environment steps between checkpoints."""
+    snapshots: int = 0
+    """Policies to keep on the way, evenly spaced, the last at the end: evaluation then measures how fast it learned."""
     threads: int = 1
     """Torch threads; 1 is best for models this small."""
 
@@ -212,6 +214,8 @@ class EvaluateConfig:
     selection_episodes: int = 1_000
     """Episodes on which budget and price are chosen. More choose closer to the limit, since the margin of one standard
     error shrinks."""
+    snapshot_episodes: int = 100
+    """Selection episodes of each policy of each snapshot (`train.snapshots`)."""
     budgets: tuple[float, ...] = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12)
     """Budgets n to measure."""
     budget_measure: BudgetMeasure = "calls"

@@ -7,7 +7,7 @@ other and from training's. All policies play the same episodes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,85 +21,16 @@ from londi.config import Experiment
 from londi.envs.base import TextEnv
 from londi.episode import Episode, write_episodes
 from londi.frontier import Outcome
+from londi.policies import DEEPTHINK, QUICK, Policy, baselines, capped_policies, learned_policies, switcher_of
 from londi.rollout import Assignment, rollout
 from londi.run import Run, write_text
-from londi.switchers import (
-    Always,
-    EntropyThreshold,
-    EveryStep,
-    MarginThreshold,
-    Never,
-    RandomRate,
-    Switcher,
-    parse_rule,
-)
+from londi.switchers import Switcher
 from londi.train import Phase, make_encoder, make_envs
 
 TEST_SEEDS, SELECTION_SEEDS = 50_000_000, 20_000_000
 CHUNK = 50
 KEPT_EPISODES = 200
 """Episodes of QUICK, DEEPTHINK and the chosen policy that are stored for the report and `watch`."""
-
-
-@dataclass(frozen=True)
-class Policy:
-    """One row of the table."""
-
-    name: str
-    kind: str
-    value: float | None = None
-    budget: float | None = None
-    """The cap it plays under."""
-    price: float = 0.0
-    """The price it plays under."""
-
-
-QUICK, DEEPTHINK = Policy("QUICK", "model"), Policy("DEEPTHINK", "model")
-
-
-def learned_policies(experiment: Experiment) -> list[Policy]:
-    """Return the policies that the experiment has learned, at every setting that it measures."""
-    e, t = experiment.evaluate, experiment.train
-    policies = []
-    if "budget" in t.learners:
-        unit = "" if e.budget_measure == "calls" else f" {e.budget_measure}"
-        policies += [Policy(f"budget {n:g}{unit}", "budget", n, budget=_whole(n)) for n in e.budgets]
-        policies.append(Policy("budget unlimited", "budget"))
-    swept = {"price": e.prices, "myopic": e.myopic_prices, "router": e.router_thresholds}
-    swept |= {"sac": (t.price,), "ppo": (t.price,)}
-    for kind, values in swept.items():
-        if kind in t.learners:
-            policies += [Policy(f"{kind} {c:g}", kind, c, price=c) for c in values]
-    return policies
-
-
-def capped_policies(experiment: Experiment, price: float) -> list[Policy]:
-    """Return a price under every finite budget that the experiment measures: the best price, then stop."""
-    budgets = experiment.evaluate.budgets
-    return [Policy(f"price {price:g} up to {n:g}", "capped", n, _whole(n), price) for n in budgets]
-
-
-def baselines(experiment: Experiment) -> list[Policy]:
-    """Return the rules and the oracle that the experiment measures."""
-    e = experiment.evaluate
-    rules = [Policy(f"random {p:g}", "random", p) for p in e.random_rates]
-    rules += [Policy(f"every {k}", "every", k) for k in e.every]
-    rules += [Policy(f"entropy {h:g}", "entropy", h) for h in e.entropy_thresholds]
-    rules += [Policy(f"margin {h:g}", "margin", h) for h in e.margins]
-    rules += [Policy(text, "rule") for text in e.rules]
-    return [QUICK, DEEPTHINK, *rules, Policy("disagreement oracle", "oracle")]
-
-
-_RULES: dict[str, Callable[[float], Switcher]] = {
-    "random": RandomRate,
-    "every": lambda period: EveryStep(int(period)),
-    "entropy": EntropyThreshold,
-    "margin": MarginThreshold,
-}
-
-
-def _whole(number: float) -> float:
-    return int(number) if number == int(number) else number
 
 
 @dataclass(frozen=True)
@@ -110,6 +41,7 @@ class _Job:
     count: int
     policies: tuple[Policy, ...]
     keep: frozenset[str] = field(default_factory=frozenset)
+    snapshot: int | None = None
 
 
 class _Worker:
@@ -118,9 +50,10 @@ class _Worker:
     def __init__(self, path: Path) -> None:
         import torch
 
-        self.experiment = Run.open(path).experiment
+        self.run = Run.open(path)
+        self.experiment = self.run.experiment
         torch.set_num_threads(self.experiment.train.threads)
-        self.switchers = Run.open(path).load_switchers()
+        self.switchers: dict[int | None, Mapping[str, Switcher]] = {}
         self.quick, self.deepthink = (
             lms.CachedLM(model) for model in lms.load_pair(self.experiment.quick, self.experiment.deepthink)
         )
@@ -128,20 +61,13 @@ class _Worker:
         self.phase: Phase | None = None
         self.envs: list[TextEnv] = []
 
-    def agent(self, policy: Policy) -> Agent:
-        """Return the agent that plays a policy."""
+    def agent(self, policy: Policy, snapshot: int | None) -> Agent:
+        """Return the agent that plays a policy, as it was learned until then."""
+        if snapshot not in self.switchers:
+            self.switchers[snapshot] = self.run.load_switchers(snapshot)
         kind: type[Agent] = OracleAgent if policy.kind == "oracle" else Agent
-        return kind(self.quick, self.deepthink, self.encoder, self._switcher(policy), self.experiment.env.prompt)
-
-    def _switcher(self, policy: Policy) -> Switcher:
-        kind, value = policy.kind, policy.value or 0.0
-        if kind in self.switchers or kind == "capped":
-            return self.switchers["price" if kind == "capped" else kind]
-        if kind == "rule":
-            return parse_rule(policy.name)
-        if kind in _RULES:
-            return _RULES[kind](value)
-        return Always() if policy == DEEPTHINK else Never()
+        switcher = switcher_of(policy, self.switchers[snapshot])
+        return kind(self.quick, self.deepthink, self.encoder, switcher, self.experiment.env.prompt)
 
     def enter(self, phase: Phase) -> None:
         """Make the environments of a phase, and close those of another."""
@@ -150,14 +76,14 @@ class _Worker:
                 env.close()
             self.phase, self.envs = phase, make_envs(self.experiment, self.experiment.evaluate.num_envs, phase)
 
-    def play(self, policy: Policy, first_seed: int, count: int) -> Iterator[Episode]:
+    def play(self, policy: Policy, first_seed: int, count: int, snapshot: int | None) -> Iterator[Episode]:
         """Play episodes of a policy, in the order in which they finish."""
         measure = self.experiment.evaluate.budget_measure
         jobs = [
             Assignment(first_seed + i, policy.name, policy.budget, policy.price, budget_measure=measure)
             for i in range(count)
         ]
-        for episode, _ in rollout(self.envs, self.agent(policy), jobs, self.experiment.env.id):
+        for episode, _ in rollout(self.envs, self.agent(policy, snapshot), jobs, self.experiment.env.id):
             yield episode
 
 
@@ -172,7 +98,7 @@ def _play(job: _Job) -> dict[str, tuple[list[Outcome], list[Episode]]]:
     worker.enter(job.phase)
     results = {}
     for policy in job.policies:
-        episodes = sorted(worker.play(policy, job.first_seed, job.count), key=lambda e: e.seed)
+        episodes = sorted(worker.play(policy, job.first_seed, job.count, job.snapshot), key=lambda e: e.seed)
         outcomes = [_outcome(episode) for episode in episodes]
         results[policy.name] = (outcomes, episodes if policy.name in job.keep else [])
     return results
@@ -208,11 +134,15 @@ def _measure(
     keep: frozenset[str],
     pool: ProcessPoolExecutor | None,
     progress: Callable[[int], None],
+    snapshot: int | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, list[Episode]]]:
     first = SELECTION_SEEDS if phase == "selection" else TEST_SEEDS
     none: frozenset[str] = frozenset()
     jobs = [
-        _Job(run.path, phase, first + i, min(CHUNK, count - i), tuple(policies), keep if i < KEPT_EPISODES else none)
+        _Job(
+            *(run.path, phase, first + i, min(CHUNK, count - i), tuple(policies)),
+            *(keep if i < KEPT_EPISODES else none, snapshot),
+        )
         for i in range(0, count, CHUNK)
     ]
     outcomes: dict[str, list[Outcome]] = {policy.name: [] for policy in policies}
@@ -231,11 +161,26 @@ def num_plays(experiment: Experiment) -> int:
     learned, rules = len(learned_policies(experiment)), len(baselines(experiment))
     e = experiment.evaluate
     capped = len(e.budgets) if _capped(experiment) else 0
-    return e.selection_episodes * (learned + 2) + e.episodes * (learned + rules + capped)
+    curve = experiment.train.snapshots * e.snapshot_episodes * (len(_universal(experiment)) + 2)
+    return e.selection_episodes * (learned + 2) + e.episodes * (learned + rules + capped) + curve
 
 
 def _capped(experiment: Experiment) -> bool:
     return experiment.evaluate.capped and "price" in experiment.train.learners
+
+
+def _universal(experiment: Experiment) -> list[Policy]:
+    return [policy for policy in learned_policies(experiment) if policy.kind in frontier.LEARNED]
+
+
+def _curve(run: Run, pool: ProcessPoolExecutor | None, progress: Callable[[int], None]) -> list[dict[str, Any]]:
+    """Return the hypervolume of the learned families at each snapshot, on the first selection seeds."""
+    policies, count, found = _universal(run.experiment), run.experiment.evaluate.snapshot_episodes, []
+    for step in run.snapshots() if policies else ():
+        rows, _ = _measure(run, "selection", count, [QUICK, DEEPTHINK, *policies], frozenset(), pool, progress, step)
+        volumes = {kind: frontier.hypervolume(rows, kind) for kind in frontier.LEARNED}
+        found.append({"step": step, "hypervolume": volumes})
+    return found
 
 
 def evaluate(run: Run, progress: Callable[[int], None] = lambda plays: None) -> dict[str, Any]:
@@ -255,6 +200,7 @@ def evaluate(run: Run, progress: Callable[[int], None] = lambda plays: None) -> 
         shown = str(chosen["name"]) if chosen else learned[-1].name
         keep = frozenset({"QUICK", "DEEPTHINK", shown})
         capped = capped_policies(run.experiment, frontier.best_price(selection)) if _capped(run.experiment) else []
+        curve = _curve(run, pool, progress)
         test, kept = _measure(run, "test", e.episodes, [*rules, *learned, *capped], keep, pool, progress)
     finally:
         _worker.cache_clear()  # its environments may hold processes, and the run may be trained on before the next time
@@ -262,12 +208,14 @@ def evaluate(run: Run, progress: Callable[[int], None] = lambda plays: None) -> 
             pool.shutdown(cancel_futures=True)
     for file, name in (("chosen", shown), ("quick", "QUICK"), ("deepthink", "DEEPTHINK")):
         write_episodes(run.path / "episodes" / f"{file}.jsonl", kept[name][:KEPT_EPISODES])
-    result = _frontier(run, selection, test)
+    result = _frontier(run, selection, test, curve)
     write_text(run.path / "frontier.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
     return result
 
 
-def _frontier(run: Run, selection: list[dict[str, Any]], test: list[dict[str, Any]]) -> dict[str, Any]:
+def _frontier(
+    run: Run, selection: list[dict[str, Any]], test: list[dict[str, Any]], curve: list[dict[str, Any]]
+) -> dict[str, Any]:
     from importlib.metadata import version
 
     e = run.experiment.evaluate
@@ -285,5 +233,6 @@ def _frontier(run: Run, selection: list[dict[str, Any]], test: list[dict[str, An
         "policies": test,
         "selection": selection,
         "choices": choices,
-        "metrics": frontier.metrics(test, choices),
+        "curve": curve,
+        "metrics": frontier.metrics(test, choices) | {"steps_to_90": frontier.steps_to(curve, 0.9)},
     }

@@ -191,8 +191,10 @@ def budget_use(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {row["name"]: row.get("spent", row["calls"]["mean"]) / row["value"] for row in finite}
 
 
-def choose(selection: Sequence[Mapping[str, Any]], level: float) -> Mapping[str, Any] | None:
-    """Return the learned policy with the fewest calls that keeps `level` of DEEPTHINK's success on these rows.
+def choose(
+    selection: Sequence[Mapping[str, Any]], level: float, kinds: Sequence[str] = LEARNED
+) -> Mapping[str, Any] | None:
+    """Return the policy of these kinds with the fewest calls that keeps `level` of DEEPTHINK's success on these rows.
 
     It must keep it by one standard error: the cheapest of many policies that just pass has had luck on these seeds,
     and falls short on others. None where no policy does.
@@ -203,15 +205,18 @@ def choose(selection: Sequence[Mapping[str, Any]], level: float) -> Mapping[str,
         s = row["success"]
         return bool(s["mean"] - (s["high"] - s["low"]) / (2 * 1.96) >= floor - 1e-9)
 
-    fit = [row for row in selection if row["kind"] in LEARNED and keeps(row)]
+    fit = [row for row in selection if row["kind"] in kinds and keeps(row)]
     return min(fit, key=lambda row: float(row["calls"]["mean"])) if fit else None
 
 
 def choice(
-    selection: Sequence[Mapping[str, Any]], test: Sequence[Mapping[str, Any]], level: float
+    selection: Sequence[Mapping[str, Any]],
+    test: Sequence[Mapping[str, Any]],
+    level: float,
+    kinds: Sequence[str] = LEARNED,
 ) -> dict[str, Any] | None:
     """Choose on selection seeds, measure on test seeds."""
-    chosen = choose(selection, level)
+    chosen = choose(selection, level, kinds)
     if chosen is None:
         return None
     row, deep = find(test, chosen["name"]), find(test, "DEEPTHINK")
@@ -227,10 +232,22 @@ def choice(
     }
 
 
+def steps_to(curve: Sequence[Mapping[str, Any]], share: float) -> dict[str, int | None]:
+    """Return by family after how many environment steps its hypervolume is first `share` of what it is at the end.
+
+    `curve` holds `step` and `hypervolume` by family, in order; the last point is the end. None where there is no curve.
+    """
+    found: dict[str, int | None] = {}
+    for kind in LEARNED:
+        known = [(point["step"], area) for point in curve if (area := point["hypervolume"].get(kind)) is not None]
+        found[kind] = next((step for step, area in known if area >= share * known[-1][1]), None)
+    return found
+
+
 def best_price(selection: Sequence[Mapping[str, Any]]) -> float:
     """Return the price with the fewest calls that keeps 99 % of DEEPTHINK's success, else the one that keeps most."""
     rows = [row for row in selection if row["kind"] == "price"]
-    chosen = choose([row for row in selection if row["kind"] in ("price", "model")], 0.99)
+    chosen = choose(selection, 0.99, ("price",))
     best = chosen or max(rows, key=lambda row: (row["success"]["mean"], -row["calls"]["mean"]))
     return float(best["value"])
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from londi import config, provenance
 from londi.config import Experiment
+from londi.encoders.text import FEATURES
 from londi.errors import CheckpointError, RunError
 
 if TYPE_CHECKING:
@@ -60,20 +61,29 @@ class Run:
         """The checkpoint from which training goes on."""
         return self.path / "checkpoints" / "last.pt"
 
-    def policy(self, learner: str) -> Path:
-        """The policy file of a learner, which evaluation, `watch` and the gateway load."""
-        return self.path / "checkpoints" / f"{learner}.pt"
+    def policy(self, learner: str, snapshot: int | None = None) -> Path:
+        """The policy file of a learner, which evaluation, `watch` and the gateway load, or of one of its snapshots."""
+        name = learner if snapshot is None else f"{learner}-{snapshot}"
+        return self.path / "checkpoints" / f"{name}.pt"
 
-    def load_switchers(self) -> dict[str, NetworkSwitcher]:
+    def snapshots(self) -> list[int]:
+        """Environment steps at which policies were kept, in order."""
+        learner = self.experiment.train.learners[0]
+        found = (path.stem.removeprefix(f"{learner}-") for path in self.policy(learner).parent.glob(f"{learner}-*.pt"))
+        return sorted(int(step) for step in found if step.isdecimal())
+
+    def load_switchers(self, snapshot: int | None = None) -> dict[str, NetworkSwitcher]:
         """Return the learned Switchers by learner; raises `RunError` where there are none yet."""
         from londi.switchers.network import NetworkSwitcher
 
         found: dict[str, NetworkSwitcher] = {}
         for learner in self.experiment.train.learners:
-            path = self.policy(learner)
+            path = self.policy(learner, snapshot)
             if not path.is_file():
                 raise RunError(f"{self.path} holds no trained Switcher: `londi train` it first")
             state = load_checkpoint(path)
+            if state.get("features") != FEATURES:
+                raise CheckpointError(f"{path} was trained on features that this version has no more: train again")
             try:
                 found[learner] = NetworkSwitcher.from_state(state["switcher"])
             except (KeyError, TypeError, RuntimeError) as error:

@@ -19,6 +19,7 @@ from londi import envs, lms
 from londi.agent import Agent
 from londi.config import Experiment, TrainConfig
 from londi.encoders import TextEncoder
+from londi.encoders.text import FEATURES
 from londi.envs.base import TextEnv
 from londi.episode import Episode
 from londi.errors import CheckpointError, ConfigError, RunError
@@ -199,8 +200,11 @@ class Trainer:
                 self.replay.add(trajectory)
                 for learner in self.learners.values():
                     learner.observe(trajectory)
+                passed = self._snapshots_passed()
                 self._note(episode)
                 self._learn()
+                if self._snapshots_passed() > passed:
+                    self._save_policies(min(self.step, t.num_steps))
                 self.seconds = time.perf_counter() - begun
                 if progress:
                     progress(self._progress())
@@ -221,6 +225,10 @@ class Trainer:
     def _note(self, episode: Episode) -> None:
         self.step += len(episode.steps)
         self.recent.append((episode.success, episode.num_calls))
+
+    def _snapshots_passed(self) -> int:
+        t = self.experiment.train
+        return t.snapshots * min(self.step, t.num_steps) // t.num_steps
 
     def _learn(self) -> None:
         t = self.experiment.train
@@ -257,9 +265,9 @@ class Trainer:
     def save(self) -> None:
         """Write the policies, and the checkpoint from which training goes on (without replay once it is done)."""
         done = self.step >= self.experiment.train.num_steps
-        for name, learner in self.learners.items():
-            save_checkpoint(self.run.policy(name), {"switcher": learner.switcher.state(), "step": self.step})
+        self._save_policies()
         state: dict[str, Any] = {"step": self.step, "started": self.started, "seconds": self.seconds, "done": done}
+        state["features"] = FEATURES
         state["learners"] = {name: learner.state_dict() for name, learner in self.learners.items()}
         if not done:
             replay = self.replay.state()
@@ -267,9 +275,18 @@ class Trainer:
             state["replay"] = replay
         save_checkpoint(self.run.checkpoint, state)
 
+    def _save_policies(self, snapshot: int | None = None) -> None:
+        for name, learner in self.learners.items():
+            state = {"switcher": learner.switcher.state(), "step": self.step, "features": FEATURES}
+            save_checkpoint(self.run.policy(name, snapshot), state)
+
     def restore(self) -> None:
         """Go on from the run's checkpoint; episodes that were being played are begun anew, under new seeds."""
         state = load_checkpoint(self.run.checkpoint)
+        if state.get("features") != FEATURES:
+            raise CheckpointError(
+                f"{self.run.checkpoint} was trained on features that this version has no more: take another folder"
+            )
         try:
             for name, learner in self.learners.items():
                 learner.load_state_dict(state["learners"][name])

@@ -17,7 +17,7 @@ from londi.prompt import PromptTemplate
 
 ROOT = Path(__file__).parents[2]
 FILES = [
-    *sorted((ROOT / "experiments").rglob("*.toml")),
+    *sorted(p for p in (ROOT / "experiments").rglob("*.toml") if p.parent.name != "tables"),
     *sorted((ROOT / "examples" / "pairs").glob("*.toml")),
     Path(londi.__file__).parent / "templates" / "demo.toml",
 ]

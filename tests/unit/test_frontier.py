@@ -136,6 +136,13 @@ def test_budget_use() -> None:
     assert frontier.budget_use([*PAIR, *rows]) == {"budget 4": 0.75}
 
 
+def test_steps_to_a_share_of_the_final_hypervolume() -> None:
+    areas = [(1_000, 0.2, None), (2_000, 0.85, 0.5), (3_000, 0.8, 0.9), (4_000, 0.9, 0.95)]
+    curve = [{"step": step, "hypervolume": {"budget": b, "price": p}} for step, b, p in areas]
+    assert frontier.steps_to(curve, 0.9) == {"budget": 2_000, "price": 3_000}
+    assert frontier.steps_to([], 0.9) == {"budget": None, "price": None}
+
+
 def test_the_best_price() -> None:
     rows = [{**row(f"price {c}", "price", calls, s), "value": c} for c, calls, s in ((0.1, 4, 0.6), (0.01, 6, 0.7))]
     assert frontier.best_price([*PAIR, *rows]) == 0.01, "none keeps 99 %: the one that keeps most"

@@ -13,14 +13,16 @@ import torch
 
 from londi import config
 from londi.encoders import Features
-from londi.errors import ConfigError
-from londi.evaluate import capped_policies, learned_policies
+from londi.errors import CheckpointError, ConfigError
+from londi.evaluate import evaluate
 from londi.learners.base import NetworkLearner
 from londi.learners.dqn import DQNConfig, DQNLearner
 from londi.learners.ppo import PPOConfig, PPOLearner
 from londi.learners.replay import Replay, Trajectory
 from londi.learners.router import RouterLearner
 from londi.learners.sac import SACConfig, SACLearner
+from londi.policies import capped_policies, learned_policies
+from londi.run import Run, load_checkpoint, save_checkpoint
 from londi.switchers import Query
 from londi.switchers.reader import NetworkShape
 from londi.train import Trainer, players, prepare
@@ -227,6 +229,40 @@ def test_rivals_change_nothing_of_what_is_played(tmp_path: Path) -> None:
     for name in ("budget", "price"):
         one, other = (trainer.learners[name].state_dict()["network"] for trainer in (alone, beside))
         assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_snapshots_show_how_fast_it_learns(tmp_path: Path) -> None:
+    steps: dict[str, Any] = {"num_steps": 900, "warmup_steps": 100, "snapshots": 3}
+    found = experiment(learners=("price", "router"), **steps)
+    found = replace(
+        found,
+        evaluate=replace(
+            found.evaluate, prices=(0.05, 0.5), episodes=20, selection_episodes=20, snapshot_episodes=10, processes=1
+        ),
+    )
+    prepare(tmp_path / "run", found).train()
+    run = Run.open(tmp_path / "run")
+    assert len(run.snapshots()) == 3
+    assert run.snapshots()[-1] == 900
+    last, end = run.load_switchers(900)["price"], run.load_switchers()["price"]
+    for one, other in zip(last.network.parameters(), end.network.parameters(), strict=True):
+        assert torch.equal(one, other)
+    result = evaluate(run)
+    assert [point["step"] for point in result["curve"]] == run.snapshots()
+    assert result["metrics"]["steps_to_90"]["price"] in run.snapshots()
+    assert result["metrics"]["steps_to_90"]["budget"] is None
+
+
+def test_policies_for_other_features_are_refused(tmp_path: Path) -> None:
+    steps: dict[str, Any] = {"num_steps": 200, "warmup_steps": 100}
+    trainer = prepare(tmp_path / "run", experiment(learners=("price",), **steps))
+    trainer.train()
+    for path in (trainer.run.policy("price"), trainer.run.checkpoint):
+        save_checkpoint(path, {**load_checkpoint(path), "features": 1})
+    with pytest.raises(CheckpointError, match="features"):
+        trainer.run.load_switchers()
+    with pytest.raises(CheckpointError, match="features"):
+        trainer.restore()
 
 
 def test_policies_of_rivals() -> None:

@@ -17,10 +17,12 @@ from pathlib import Path
 from londi.cli.bench import bench
 from londi.cli.pairs import lm
 from londi.cli.runs import app
+from londi.cli.tables import reproduce
 from londi.cli.verify import verify
 from londi.errors import EXTRAS, LondiError, MissingExtraError
 
 app.command(verify)
+app.command(reproduce)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -27,6 +27,8 @@ from londi.usage import Usage
 
 _CLAUSE = re.compile(r"[.,;!?]\s+|[.;!?]$")
 _WORD = re.compile(r"[^\W_]+")
+FEATURES = 2
+"""Version of what phi means; a Switcher that was trained on another acts on features that it never saw."""
 NUM_FIELDS = 8
 NUM_MOMENT = 12
 """Dense columns before those of the actions: entropy, margin, and the moment of the episode."""

@@ -1,0 +1,91 @@
+"""What an evaluation measures: every setting of what was learned, the rules, QUICK, DEEPTHINK and the oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from londi.config import Experiment
+from londi.switchers import (
+    Always,
+    EntropyThreshold,
+    EveryStep,
+    MarginThreshold,
+    Never,
+    RandomRate,
+    Switcher,
+    parse_rule,
+)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One row of the table."""
+
+    name: str
+    kind: str
+    value: float | None = None
+    budget: float | None = None
+    """The cap it plays under."""
+    price: float = 0.0
+    """The price it plays under."""
+
+
+QUICK, DEEPTHINK = Policy("QUICK", "model"), Policy("DEEPTHINK", "model")
+
+
+def learned_policies(experiment: Experiment) -> list[Policy]:
+    """Return the policies that the experiment has learned, at every setting that it measures."""
+    e, t = experiment.evaluate, experiment.train
+    policies = []
+    if "budget" in t.learners:
+        unit = "" if e.budget_measure == "calls" else f" {e.budget_measure}"
+        policies += [Policy(f"budget {n:g}{unit}", "budget", n, budget=_whole(n)) for n in e.budgets]
+        policies.append(Policy("budget unlimited", "budget"))
+    swept = {"price": e.prices, "myopic": e.myopic_prices, "router": e.router_thresholds}
+    swept |= {"sac": (t.price,), "ppo": (t.price,)}
+    for kind, values in swept.items():
+        if kind in t.learners:
+            policies += [Policy(f"{kind} {c:g}", kind, c, price=c) for c in values]
+    return policies
+
+
+def capped_policies(experiment: Experiment, price: float) -> list[Policy]:
+    """Return a price under every finite budget that the experiment measures: the best price, then stop."""
+    budgets = experiment.evaluate.budgets
+    return [Policy(f"price {price:g} up to {n:g}", "capped", n, _whole(n), price) for n in budgets]
+
+
+def baselines(experiment: Experiment) -> list[Policy]:
+    """Return the rules and the oracle that the experiment measures."""
+    e = experiment.evaluate
+    rules = [Policy(f"random {p:g}", "random", p) for p in e.random_rates]
+    rules += [Policy(f"every {k}", "every", k) for k in e.every]
+    rules += [Policy(f"entropy {h:g}", "entropy", h) for h in e.entropy_thresholds]
+    rules += [Policy(f"margin {h:g}", "margin", h) for h in e.margins]
+    rules += [Policy(text, "rule") for text in e.rules]
+    return [QUICK, DEEPTHINK, *rules, Policy("disagreement oracle", "oracle")]
+
+
+def _whole(number: float) -> float:
+    return int(number) if number == int(number) else number
+
+
+_RULES: dict[str, Callable[[float], Switcher]] = {
+    "random": RandomRate,
+    "every": lambda period: EveryStep(int(period)),
+    "entropy": EntropyThreshold,
+    "margin": MarginThreshold,
+}
+
+
+def switcher_of(policy: Policy, learned: Mapping[str, Switcher]) -> Switcher:
+    """Return what a policy asks; `learned` holds the Switchers of the learners."""
+    kind, value = policy.kind, policy.value or 0.0
+    if kind in learned or kind == "capped":
+        return learned["price" if kind == "capped" else kind]
+    if kind == "rule":
+        return parse_rule(policy.name)
+    if kind in _RULES:
+        return _RULES[kind](value)
+    return Always() if policy == DEEPTHINK else Never()

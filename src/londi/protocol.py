@@ -1,0 +1,94 @@
+"""Statistics over tasks and training seeds, as reinforcement learning should report them.
+
+Agarwal et al. 2021 (arXiv 2108.13264): the interquartile mean instead of the mean, intervals from a bootstrap that
+draws the seeds of each task anew (stratified by task), and the probability of improvement. scipy does the sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from londi.errors import ConfigError, MissingExtraError
+
+FloatArray = NDArray[np.float64]
+Scores = Sequence[Sequence[float]]
+"""A task a row, its training seeds the columns; rows may differ in length."""
+REPEATS = 5_000
+"""Draws of the bootstrap."""
+
+
+def iqm(scores: Scores) -> float:
+    """Return the interquartile mean: the mean of what is left without the lowest and the highest quarter of all runs.
+
+    A quarter that is no whole number of runs is rounded down. Raises `ConfigError` without a score.
+    """
+    values = _flat(scores)
+    return float(_stats().trim_mean(values, 0.25))
+
+
+def interval(
+    scores: Scores, statistic: Callable[[Scores], float] = iqm, seed: int = 0, repeats: int = REPEATS
+) -> tuple[float, float]:
+    """Return the stratified-bootstrap 95 % interval (percentiles) of a statistic: the seeds of each task drawn anew.
+
+    With one seed in every task there is nothing to draw: the interval is the point.
+    """
+    _flat(scores)
+    return _bootstrap(statistic, scores, seed, repeats)
+
+
+def improvement(ours: Scores, theirs: Scores) -> float:
+    """Return the probability that a run of ours beats one of theirs on the same task, mean over tasks; ties count half.
+
+    The statistic of Mann and Whitney over n m (Agarwal et al. 2021, sec. 4.2). Raises `ConfigError` where the two
+    have not the same number of tasks.
+    """
+    if len(ours) != len(theirs):
+        raise ConfigError(f"these are scores of {len(ours)} and {len(theirs)} tasks: compare the same ones")
+    shares = []
+    for one, other in zip(ours, theirs, strict=True):
+        gaps = np.sign(np.subtract.outer(np.asarray(one, float), np.asarray(other, float)))
+        shares.append(float((gaps + 1).mean() / 2))
+    return float(np.mean(shares))
+
+
+def improvement_interval(ours: Scores, theirs: Scores, seed: int = 0, repeats: int = REPEATS) -> tuple[float, float]:
+    """Return the stratified-bootstrap 95 % interval of `improvement`; ours and theirs are drawn apart."""
+    count = len(ours)
+    return _bootstrap(lambda drawn: improvement(drawn[:count], drawn[count:]), [*ours, *theirs], seed, repeats)
+
+
+def _bootstrap(statistic: Callable[[Scores], float], rows: Scores, seed: int, repeats: int) -> tuple[float, float]:
+    if all(len(set(row)) == 1 for row in rows):
+        found = statistic(rows)
+        return found, found
+    lengths = [len(row) for row in rows]
+    samples = tuple(np.resize(np.asarray(row, float), max(2, len(row))) for row in rows)  # scipy wants two of each
+    result = _stats().bootstrap(
+        samples,
+        lambda *drawn: statistic([row[:length] for row, length in zip(drawn, lengths, strict=True)]),
+        n_resamples=repeats,
+        vectorized=False,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def _flat(scores: Scores) -> FloatArray:
+    values = np.concatenate([np.asarray(row, float) for row in scores]) if len(scores) else np.empty(0)
+    if not values.size:
+        raise ConfigError("there are no scores")
+    return values
+
+
+def _stats() -> Any:
+    try:
+        from scipy import stats
+    except ImportError as error:
+        raise MissingExtraError("scipy", "stats") from error
+    return stats

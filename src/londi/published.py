@@ -1,0 +1,141 @@
+"""A table of `londi reproduce` as Markdown and as a picture, and its place in a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from londi import frontier, plots
+from londi.errors import ConfigError
+
+_LINES = {
+    "price": (plots.GREEN, "D", "-", 2.0),
+    "budget": (plots.BLUE, "o", "-", 2.4),
+    "router": (plots.VERMILION, "v", "--", 1.6),
+    "entropy": (plots.OCHRE, "^", "--", 1.4),
+    "random": (plots.GREY, "s", ":", 1.4),
+}
+"""Families with a line: colour, marker, dash, width."""
+
+
+def markdown(result: Mapping[str, Any]) -> list[str]:
+    """Return the lines of a result: a table for each task, and the statistics over all of them."""
+    seeds = result["seeds"]
+    several = f"s {', '.join(map(str, seeds))}" if len(seeds) > 1 else f" {seeds[0]}"
+    spread = " Mean ± standard deviation over training seeds." if len(seeds) > 1 else ""
+    played = f"{result['episodes']} test episodes of each policy, the same for all."
+    lines = [f"Training seed{several}; {played}{spread}", ""]
+    for task, found in result["tasks"].items():
+        quick, deep = found["models"]["QUICK"], found["models"]["DEEPTHINK"]
+        lines += [
+            f"**{task}**: QUICK succeeds in {100 * quick['success']:.1f} %, DEEPTHINK in {100 * deep['success']:.1f} % "
+            f"with {deep['calls']:.2f} calls.",
+            "",
+            "| method | hypervolume | AIQ | keeps 99 %: success | calls | FLOPs | environment steps | violations |",
+            "|---|---:|---:|---:|---:|---:|---:|---:|",
+        ]
+        real = {n: mean(m["hypervolume"]) for n, m in found["methods"].items() if _known(m) and "oracle" not in n}
+        best = max(real.values(), default=None)
+        for name, method in found["methods"].items():
+            areas = _spread(method["hypervolume"])
+            cells = [name, f"**{areas}**" if name in real and real[name] == best else areas]
+            cells.append(_spread(method["aiq"]))
+            cells += [_kept(method["at_99"], key) for key in ("success_ratio", "calls_ratio", "flops_ratio")]
+            steps = format(method["env_steps"], ",") if method["env_steps"] else "-"
+            lines.append(f"| {' | '.join([*cells, steps, str(method['violations'])])} |")
+        lines.append("")
+    return lines + _overall(result) if len(seeds) > 1 else lines[:-1]
+
+
+def _overall(result: Mapping[str, Any]) -> list[str]:
+    first = next(iter(result["overall"]))
+    lines = [
+        "| all tasks and seeds | interquartile mean of hypervolume (95 %) "
+        f"| probability that {first} is better (95 %) |",
+        "|---|---:|---:|",
+    ]
+    for name, row in result["overall"].items():
+        better = row.get("improvement")
+        said = "" if better is None else f"{better[0]:.2f} ({better[1]:.2f} to {better[2]:.2f})"
+        lines.append(f"| {name} | {row['iqm']:.3f} ({row['low']:.3f} to {row['high']:.3f}) | {said} |")
+    return lines
+
+
+def _known(method: Mapping[str, Any]) -> bool:
+    return all(value is not None for value in method["hypervolume"])
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values) or not known:
+        return "-"
+    return f"{mean(known):.3f}" + (f" ± {stdev(known):.3f}" if len(known) > 1 else "")
+
+
+def _kept(choices: Sequence[Mapping[str, Any] | None], key: str) -> str:
+    """A share of DEEPTHINK's, as per cent; in how many seeds, where not in all."""
+    known = [choice[key] for choice in choices if choice and choice[key] is not None]
+    if not known:
+        return "-"
+    spread = f" ± {100 * stdev(known):.1f}" if len(known) > 1 else ""
+    few = "" if len(known) == len(choices) else f" ({len(known)} of {len(choices)} seeds)"
+    return f"{100 * mean(known):.1f}{spread} %{few}"
+
+
+def put(page: str, name: str, lines: Sequence[str]) -> str:
+    """Return the page with these lines between its two comments of that name; raises `ConfigError` without them."""
+    begin, end = f"<!-- {name}: written by londi reproduce -->", f"<!-- end of {name} -->"
+    before, found, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ConfigError(f"the page has no place for the table: put '{begin}' and '{end}' where it is to stand")
+    content = "\n".join(lines)
+    return f"{before}{begin}\n\n{content}\n\n{end}{after}"
+
+
+def save_frontiers(tasks: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+    """Draw a panel for each task: success against calls as a share of DEEPTHINK's, the mean over its seeds' frontiers.
+
+    `tasks` holds the content of frontier.json of each seed. Raises `MissingExtraError` without matplotlib.
+    """
+    columns = min(3, len(tasks))
+    rows = -(-len(tasks) // columns)
+    figure = plots.new_figure(max(6.0, 2.9 * columns), 0.8 + 2.7 * rows)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes, (name, tables) in zip(grid.flat, tasks.items(), strict=False):
+        plots.bare(axes)
+        axes.set_title(name, fontsize=10.5, color=plots.INK)
+        _panel(axes, tables)
+    grid[0, 0].set(xlim=(-0.03, 1.04), ylim=(-0.03, 1.06), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+    for axes in list(grid.flat)[len(tasks) :]:
+        axes.set_visible(False)
+    for axes in grid[-1]:
+        axes.set_xlabel("DEEPTHINK calls, as a share of its own", fontsize=9)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("episodes solved", fontsize=9)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False, fontsize=9.5)
+    figure.tight_layout(rect=(0, 0.16 / rows + 0.02, 1, 1), h_pad=1.4)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def _panel(axes: Any, tables: Sequence[Mapping[str, Any]]) -> None:
+    deep = mean(frontier.find(table["policies"], "DEEPTHINK")["calls"]["mean"] for table in tables)
+    points: dict[str, tuple[str, float, float]] = {}
+    for row in tables[0]["policies"]:
+        same = [one for table in tables for one in table["policies"] if one["name"] == row["name"]]
+        calls, success = (mean(each[key]["mean"] for each in same) for key in ("calls", "success"))
+        points[row["name"]] = row["kind"], calls / deep, success
+    for kind, (color, marker, dash, width) in _LINES.items():
+        settings = [point[1:] for point in points.values() if point[0] == kind]
+        if settings:
+            ends = [points["QUICK"][1:], *([points["DEEPTHINK"][1:]] if kind in ("entropy", "random") else [])]
+            label = plots.FAMILIES[kind].label if kind in plots.FAMILIES else f"supervised {kind}"
+            line = sorted([*settings, *ends])
+            axes.plot(*zip(*line, strict=True), marker, ls=dash, lw=width, color=color, markersize=3.5, label=label)
+    axes.plot(*points["disagreement oracle"][1:], "*", color=plots.INK, markersize=9, label="disagreement oracle")
+    for name in ("QUICK", "DEEPTHINK"):
+        axes.plot(*points[name][1:], "o", color=plots.INK, markersize=4)

@@ -1,0 +1,288 @@
+"""`londi reproduce`: the runs behind a published table, its numbers, and whether they are the ones that are printed.
+
+A table is a TOML file: tasks (experiments), methods (families of policies, of one run for each task and seed or of
+runs of their own), training seeds. What was run is kept, so that an interrupted table goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from londi import config, frontier, protocol
+from londi.config import Experiment
+from londi.errors import ConfigError, RunError
+from londi.run import Run, load_checkpoint, write_text
+
+SCHEMA = 1
+KEPT = (0.99, 0.95)
+"""Shares of DEEPTHINK's success for which the cheapest policy is chosen."""
+_TRAINED = ("budget", "price", "capped", "myopic", "router", "sac", "ppo")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a table."""
+
+    name: str
+    experiment: str
+    """Its experiment, a path relative to the table's file."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of a table: a family of policies."""
+
+    name: str
+    family: Literal[*frontier.FAMILIES]  # type: ignore[valid-type]
+    """Which kind of policy, see `londi.frontier`."""
+    only: str = ""
+    """Beginning of the names of the policies that count; empty for all."""
+    runs: tuple[dict[str, Any], ...] = ()
+    """Changes of the experiment, one for each run of its own; their policies make one frontier. Without any, the
+    policies are those of the task's common run."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A published table."""
+
+    title: str
+    tasks: tuple[Task, ...]
+    methods: tuple[Method, ...]
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Training seeds."""
+    page: str = ""
+    """Markdown page that holds the table, relative to its file."""
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Changes of every experiment, for all runs."""
+    quick: dict[str, Any] = field(default_factory=dict)
+    """Further changes with `--quick`, which takes the first seed alone."""
+    name: str = ""
+    path: Path = Path()
+
+    def experiment(self, task: Task, changes: Mapping[str, Any], quick: bool) -> Experiment:
+        """Return a task's experiment with the table's changes and these; raises `ConfigError`."""
+        source = self.path.parent / task.experiment
+        try:
+            data = tomllib.loads(source.read_text(encoding="utf-8"))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{self.path}: task '{task.name}': {error}") from error
+        for more in (self.changes, self.quick if quick else {}, changes):
+            data = merged(data, more)
+        return config.parse(data, f"{self.path}: task '{task.name}'")
+
+
+setattr(Table, "__pydantic_config__", ConfigDict(extra="forbid"))  # noqa: B010
+for _part in (Task, Method):
+    setattr(_part, "__pydantic_config__", ConfigDict(extra="forbid"))  # noqa: B010
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: of which task, method ("" for the common one) and seed, and where it lies."""
+
+    task: str
+    method: str
+    experiment: Experiment
+    folder: Path
+
+    @property
+    def done(self) -> bool:
+        """Whether it is trained and evaluated, as the table has it now."""
+        return (self.folder / "frontier.json").is_file() and Run.open(self.folder).experiment == self.experiment
+
+
+def load_table(path: Path) -> Table:
+    """Read a table's TOML; raises `ConfigError` with one line that names the fix."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        table: Table = TypeAdapter(Table).validate_python({**data, "name": path.stem, "path": path})
+    except FileNotFoundError as error:
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.toml"))) or "none"
+        raise ConfigError(f"no table {path}; those of {path.parent}: {known}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is no TOML: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{path}: '{place}': {first['msg'].lower()}") from error
+    for what, names in (("task", [t.name for t in table.tasks]), ("method", [m.name for m in table.methods])):
+        if not names or len(set(names)) < len(names):
+            raise ConfigError(f"{path}: name at least one {what}, and each once")
+    if not table.seeds or len(set(table.seeds)) < len(table.seeds):
+        raise ConfigError(f"{path}: name at least one seed, and each once")
+    return table
+
+
+def merged(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the data with the changes put in, table by table."""
+    found = dict(data)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
+        found[key] = merged(found[key], value) if both else value
+    return found
+
+
+def jobs(table: Table, folder: Path, quick: bool = False) -> list[Job]:
+    """Return every run of a table, the common ones first."""
+    found = []
+    for seed in table.seeds[:1] if quick else table.seeds:
+        for task in table.tasks:
+            kinds: list[tuple[str, dict[str, Any]]] = [("", {})]
+            kinds += [
+                (f"{method.name} {i}", changes) for method in table.methods for i, changes in enumerate(method.runs)
+            ]
+            for kind, changes in kinds:
+                experiment = replace(table.experiment(task, changes, quick), seed=seed)
+                name = "-".join("".join(c if c.isalnum() else "-" for c in part) for part in (task.name, kind) if part)
+                found.append(Job(task.name, kind, experiment, folder / f"{name}-{seed}"))
+    return sorted(found, key=lambda job: bool(job.method))
+
+
+def run(job: Job) -> None:
+    """Train and evaluate in a process of its own, going on where an earlier one stopped.
+
+    Raises `RunError` where that fails, naming its log, or where the folder holds another experiment.
+    """
+    if job.done:
+        return
+    job.folder.parent.mkdir(parents=True, exist_ok=True)
+    source, log = (job.folder.with_name(f"{job.folder.name}.{suffix}") for suffix in ("toml", "log"))
+    if (job.folder / "config.toml").is_file() and Run.open(job.folder).experiment != job.experiment:
+        raise RunError(f"{job.folder} is of another experiment (the table has changed since?): remove it")
+    write_text(source, config.dump(job.experiment))
+    last = job.folder / "checkpoints" / "last.pt"
+    trained = last.is_file() and load_checkpoint(last).get("done")
+    commands = [["train", str(source), "--run", str(job.folder)], ["evaluate", str(job.folder)]]
+    for command in commands[bool(trained) :]:
+        with log.open("a", encoding="utf-8") as file:
+            ended = subprocess.run(
+                [sys.executable, "-m", "londi.cli", *command], stdout=file, stderr=file, stdin=subprocess.DEVNULL
+            )
+        if ended.returncode:
+            raise RunError(f"`londi {' '.join(command)}` failed (exit code {ended.returncode}): see {log}")
+
+
+def run_all(todo: Sequence[Job], processes: int, progress: Callable[[], None]) -> None:
+    """Run the jobs, so many at a time; `progress` is told of each that is done. Raises the first `RunError`."""
+
+    def one(job: Job) -> None:
+        run(job)
+        progress()
+
+    with ThreadPoolExecutor(processes) as pool:
+        try:
+            list(pool.map(one, todo))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def results(table: Table, folder: Path, quick: bool = False) -> dict[str, Any]:
+    """Return the numbers of a table from its runs; raises `RunError` where one is missing."""
+    found: dict[str, Any] = {}
+    every = jobs(table, folder, quick)
+    missing = [job.folder.name for job in every if not job.done]
+    if missing:
+        raise RunError(f"not run yet: {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}")
+    for task in table.tasks:
+        own = [job for job in every if job.task == task.name]
+        common = [_read(job) for job in own if not job.method]
+        methods = {}
+        for method in table.methods:
+            apart = [[_read(job) for job in own if job.method == f"{method.name} {i}"] for i in range(len(method.runs))]
+            pooled = [list(group) for group in zip(*apart, strict=True)] if apart else [[one] for one in common]
+            methods[method.name] = _method(method, common, pooled)
+        models = {
+            name: {
+                key: mean(frontier.find(t["policies"], name)[key]["mean"] for t in common)
+                for key in ("success", "calls")
+            }
+            for name in ("QUICK", "DEEPTHINK")
+        }
+        found[task.name] = {"models": models, "methods": methods}
+    overall = _overall(found, [method.name for method in table.methods])
+    head = {"schema": SCHEMA, "table": table.name, "title": table.title, "quick": quick}
+    seeds = list(table.seeds[:1] if quick else table.seeds)
+    episodes = jobs(table, folder, quick)[0].experiment.evaluate.episodes
+    return {**head, "seeds": seeds, "episodes": episodes, "tasks": found, "overall": overall}
+
+
+def _read(job: Job) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((job.folder / "frontier.json").read_text(encoding="utf-8"))
+    data["seconds"] = float(load_checkpoint(job.folder / "checkpoints" / "last.pt")["seconds"])
+    return data
+
+
+def _method(method: Method, common: Sequence[Any], pooled: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    """Measure a method on a task; `pooled` holds the runs of each seed whose policies make one frontier."""
+
+    def rows(base: Any, runs: Sequence[Any], key: str) -> list[Any]:
+        models = [row for row in base[key] if row["kind"] == "model"]
+        return models + [
+            row
+            for one in runs
+            for row in one[key]
+            if row["kind"] == method.family and row["name"].startswith(method.only)
+        ]
+
+    each: dict[str, list[Any]] = {"hypervolume": [], "aiq": [], "apgr": [], "regret": []}
+    chosen: dict[str, list[Any]] = {f"at_{round(100 * level)}": [] for level in KEPT}
+    violations = 0
+    for base, runs in zip(common, pooled, strict=True):
+        test, selection = rows(base, runs, "policies"), rows(base, runs, "selection")
+        oracle = [row for row in base["policies"] if row["kind"] == "oracle" and method.family != "oracle"]
+        for name, values in each.items():
+            values.append(getattr(frontier, name)([*test, *oracle] if name == "regret" else test, method.family))
+        for level in KEPT:
+            found = frontier.choice(selection, test, level, (method.family,))
+            kept = ("success_ratio", "calls_ratio", "flops_ratio")
+            chosen[f"at_{round(100 * level)}"].append(found and {"name": found["name"], **{k: found[k] for k in kept}})
+        violations += sum(row["violations"] for row in test)
+    return {
+        **each,
+        **chosen,
+        "env_steps": sum(one["env_steps"] for one in pooled[0]) if method.family in _TRAINED else 0,
+        "seconds": mean(sum(one["seconds"] for one in runs) for runs in pooled) if method.family in _TRAINED else 0.0,
+        "violations": violations,
+    }
+
+
+def _overall(tasks: Mapping[str, Any], methods: Sequence[str]) -> dict[str, Any]:
+    """Interquartile mean of the hypervolume over all tasks and seeds, and how probably the first method is better."""
+    scores = {name: [task["methods"][name]["hypervolume"] for task in tasks.values()] for name in methods}
+    scores = {name: rows for name, rows in scores.items() if all(value is not None for row in rows for value in row)}
+    found: dict[str, Any] = {}
+    for name, rows in scores.items():
+        low, high = protocol.interval(rows)
+        found[name] = {"iqm": protocol.iqm(rows), "low": low, "high": high}
+        if name != methods[0] and methods[0] in scores:
+            ours = scores[methods[0]]
+            bounds = protocol.improvement_interval(ours, rows)
+            found[name]["improvement"] = [protocol.improvement(ours, rows), *bounds]
+    return found
+
+
+def differences(printed: Any, now: Any, tolerance: float, where: str = "") -> list[str]:
+    """Return in which places two results differ by more than the tolerance; times are not compared."""
+    if isinstance(printed, Mapping) and isinstance(now, Mapping):
+        keys = [key for key in {**printed, **now} if key != "seconds"]
+        pairs = ((key, printed.get(key), now.get(key)) for key in keys)
+        return [line for key, a, b in pairs for line in differences(a, b, tolerance, f"{where}/{key}")]
+    if isinstance(printed, list) and isinstance(now, list) and len(printed) == len(now):
+        pairs = ((str(i), a, b) for i, (a, b) in enumerate(zip(printed, now, strict=True)))
+        return [line for key, a, b in pairs for line in differences(a, b, tolerance, f"{where}/{key}")]
+    numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in (printed, now))
+    same = abs(printed - now) <= tolerance if numbers else printed == now
+    return [] if same else [f"{where}: printed {printed}, found {now}"]

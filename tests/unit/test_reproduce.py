@@ -1,0 +1,201 @@
+"""Published tables: what they run, what they find in runs, and where printed numbers differ."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from londi import published, reproduce
+from londi.cli import main
+from londi.errors import ConfigError, RunError
+from londi.run import Run, save_checkpoint
+
+ROOT = Path(__file__).parents[2]
+TEXT = """
+title = "Small"
+seeds = [0, 1]
+
+[changes.evaluate]
+episodes = 40
+
+[quick.train]
+num_steps = 1_000
+
+[[tasks]]
+name = "key and door"
+experiment = "KEYDOOR"
+
+[[methods]]
+name = "prices"
+family = "price"
+
+[[methods]]
+name = "SAC"
+family = "sac"
+runs = [{ train = { learners = ["sac"], price = 0.02 } }, { train = { learners = ["sac"], price = 0.1 } }]
+
+[[methods]]
+name = "random"
+family = "random"
+
+[[methods]]
+name = "oracle"
+family = "oracle"
+"""
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> reproduce.Table:
+    path = tmp_path / "small.toml"
+    path.write_text(TEXT.replace("KEYDOOR", str(ROOT / "experiments" / "keydoor.toml")))
+    return reproduce.load_table(path)
+
+
+def row(name: str, kind: str, calls: float, success: float) -> dict[str, Any]:
+    spread = {"mean": success, "low": success, "high": success}
+    numbers = {"flops": 10 * calls, "tokens": 1.0, "seconds": 1.0, "dollars": 0.0, "violations": 0}
+    return {"name": name, "kind": kind, "value": calls, "success": spread, "calls": {"mean": calls}, **numbers}
+
+
+def finish(job: reproduce.Job, rows: list[dict[str, Any]]) -> None:
+    """Write what a run leaves, with these rows beside QUICK and DEEPTHINK."""
+    Run.create(job.folder, job.experiment)
+    rows = [row("QUICK", "model", 0, 0.4), row("DEEPTHINK", "model", 10, 0.8), *rows]
+    steps = job.experiment.train.num_steps
+    data = {"policies": rows, "selection": rows, "env_steps": steps, "episodes": 40}
+    (job.folder / "frontier.json").write_text(json.dumps(data))
+    save_checkpoint(job.folder / "checkpoints" / "last.pt", {"seconds": 3.0, "done": True})
+
+
+def fill(table: reproduce.Table, folder: Path) -> None:
+    for job in reproduce.jobs(table, folder):
+        if job.method:
+            price = job.experiment.train.price
+            finish(job, [row(f"sac {price}", "sac", 2 if price == 0.1 else 5, 0.6 if price == 0.1 else 0.8)])
+        else:
+            better = 0.8 if job.experiment.seed else 0.72
+            rules = [row("random 0.5", "random", 5, 0.6), row("disagreement oracle", "oracle", 2, 0.8)]
+            finish(job, [row("price 0.1", "price", 2, better), *rules])
+
+
+def test_what_is_run(table: reproduce.Table, tmp_path: Path) -> None:
+    found = reproduce.jobs(table, tmp_path)
+    assert [(job.method, job.experiment.seed) for job in found] == [
+        *[("", 0), ("", 1)],
+        *[("SAC 0", 0), ("SAC 1", 0), ("SAC 0", 1), ("SAC 1", 1)],
+    ]
+    assert len({job.folder for job in found}) == len(found)
+    assert {job.experiment.evaluate.episodes for job in found} == {40}
+    assert {job.experiment.train.price for job in found if job.method} == {0.02, 0.1}
+    quick = reproduce.jobs(table, tmp_path, quick=True)
+    assert {job.experiment.seed for job in quick} == {0}
+    assert {job.experiment.train.num_steps for job in quick} == {1_000}
+
+
+def test_what_is_found(table: reproduce.Table, tmp_path: Path) -> None:
+    fill(table, tmp_path)
+    found = reproduce.results(table, tmp_path)
+    task = found["tasks"]["key and door"]
+    assert task["models"] == {"QUICK": {"success": 0.4, "calls": 0}, "DEEPTHINK": {"success": 0.8, "calls": 10}}
+    prices, sac = task["methods"]["prices"], task["methods"]["SAC"]
+    assert prices["hypervolume"] == pytest.approx([0.5 * 0.2 + 0.9 * 0.8, 0.5 * 0.2 + 0.8])
+    assert sac["hypervolume"] == pytest.approx([0.5 * 0.2 + 0.75 * 0.3 + 0.5] * 2), "two runs make one frontier"
+    assert prices["at_99"] == [None, {"name": "price 0.1", "success_ratio": 1, "calls_ratio": 0.2, "flops_ratio": 0.2}]
+    assert prices["env_steps"] == 12_000
+    assert sac["env_steps"] == 24_000
+    assert prices["regret"] == pytest.approx([0.1, 0.0])
+    assert found["overall"]["SAC"]["improvement"][0] == pytest.approx(0.5), "one seed above .825, one below"
+    assert found["overall"]["random"]["improvement"][0] == 1
+
+
+def test_it_is_written_and_printed(table: reproduce.Table, tmp_path: Path) -> None:
+    fill(table, tmp_path)
+    lines = published.markdown(reproduce.results(table, tmp_path))
+    text = "\n".join(lines)
+    assert "| prices | **0.860 ± 0.057** |" in text
+    assert "100.0 % (1 of 2 seeds) | 20.0 % (1 of 2 seeds)" in text
+    page = "before\n<!-- small: written by londi reproduce -->\nold\n<!-- end of small -->\nafter\n"
+    put = published.put(page, "small", lines)
+    assert put.startswith("before")
+    assert put.endswith("after\n")
+    assert "old" not in put
+    assert published.put(put, "small", lines) == put
+    with pytest.raises(ConfigError, match="no place"):
+        published.put("nothing", "small", lines)
+
+
+def test_runs_that_are_missing_or_of_another_table(table: reproduce.Table, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not run yet: key-and-door-0"):
+        reproduce.results(table, tmp_path)
+    fill(table, tmp_path)
+    changed = replace(table, changes={"evaluate": {"episodes": 50}})
+    assert not any(job.done for job in reproduce.jobs(changed, tmp_path))
+    with pytest.raises(RunError, match="another experiment"):
+        reproduce.run(reproduce.jobs(changed, tmp_path)[0])
+
+
+def test_where_printed_numbers_differ() -> None:
+    printed = {"a": [1.0, None], "b": {"c": 2, "seconds": 1}, "name": "x"}
+    assert reproduce.differences(printed, {**printed, "b": {"c": 2, "seconds": 9}}, 1e-9) == []
+    assert reproduce.differences(printed, {**printed, "a": [1.0005, None]}, 1e-3) == []
+    assert reproduce.differences(printed, {**printed, "a": [1.1, None]}, 1e-3) == ["/a/0: printed 1.0, found 1.1"]
+    assert reproduce.differences(printed, {**printed, "a": [1.0, 0.5]}, 9.0) == ["/a/1: printed None, found 0.5"]
+    assert len(reproduce.differences(printed, {"a": [1.0], "name": "y"}, 1e-3)) == 3
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('family = "price"', 'family = "prize"', "methods.0.family.*input should be"),
+        ("seeds = [0, 1]", "seeds = [1, 1]", "at least one seed"),
+        ('name = "SAC"', 'name = "prices"', "at least one method"),
+        ('title = "Small"', 'titel = "Small"', "title.*required|titel"),
+        ("KEYDOOR", "nowhere.toml", "key and door"),
+        ("episodes = 40", "episodes = 0", "evaluate.episodes"),
+    ],
+)
+def test_tables_that_can_not_be(tmp_path: Path, old: str, new: str, said: str) -> None:
+    path = tmp_path / "small.toml"
+    path.write_text(TEXT.replace(old, new).replace("KEYDOOR", str(ROOT / "experiments" / "keydoor.toml")))
+    with pytest.raises(ConfigError, match=said):
+        reproduce.jobs(reproduce.load_table(path), tmp_path)
+
+
+def test_the_command_refuses_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["reproduce", str(tmp_path / "other.toml")])
+    assert ended.value.code == 2
+    assert "no table" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments" / "tables").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_repositorys_tables_can_be_run_and_stand_on_their_page(path: Path) -> None:
+    """Not run here: every experiment is one, and the page shows the numbers that are stored."""
+    spec = reproduce.load_table(path)
+    assert reproduce.jobs(spec, Path("runs"), quick=True)
+    assert reproduce.jobs(spec, Path("runs"))
+    if spec.page:
+        page = (path.parent / spec.page).read_text(encoding="utf-8")
+        stored = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        assert published.put(page, spec.name, published.markdown(stored)) == page
+
+
+def test_the_printed_numbers_are_the_ones_that_a_fresh_run_finds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = ROOT / "experiments" / "tables" / "smallest.toml"
+    main(["reproduce", str(table), "--check", "--folder", str(tmp_path / "runs"), "--tolerance", "0.02"])
+    assert "are the ones found" in capsys.readouterr().err
+    copy = tmp_path / "smallest.toml"
+    copy.write_text(table.read_text().replace("../keydoor.toml", str(ROOT / "experiments" / "keydoor.toml")))
+    stored = json.loads(table.with_suffix(".json").read_text())
+    stored["tasks"]["key and door"]["methods"]["learned prices"]["hypervolume"][0] += 0.1
+    copy.with_suffix(".json").write_text(json.dumps(stored))
+    with pytest.raises(SystemExit) as ended:  # the runs are there: this takes no time
+        main(["reproduce", str(copy), "--check", "--folder", str(tmp_path / "runs"), "--tolerance", "0.02"])
+    assert ended.value.code == 1
+    assert "learned prices/hypervolume/0: printed" in capsys.readouterr().err
