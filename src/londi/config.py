@@ -132,6 +132,9 @@ class SwitcherConfig:
     """Hidden units of each layer."""
     quick: bool = True
     """Whether it sees QUICK's decision; false is the ablation."""
+    gated: bool = False
+    """Whether a call can gain something only where DEEPTHINK is expected to act otherwise, which is learned from every
+    call: for tasks in which reward is rare. True in the ScienceWorld experiments."""
     budget_input: Literal["vector", "scalar"] = "vector"
     """An output for every budget; or, as an ablation, the budget as one more number that goes in."""
 

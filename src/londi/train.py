@@ -104,6 +104,7 @@ def make_learners(experiment: Experiment, encoder: TextEncoder, env: TextEnv) ->
         width=s.width,
         max_calls=t.max_calls,
         budget_input=s.budget_input,
+        gated=s.gated,
     )
     num_updates = max(1, int(t.updates_per_step * (t.num_steps - t.warmup_steps)))
     return {name: _learner(name, t, shape, num_updates, experiment.seed + i) for i, name in enumerate(t.learners)}

@@ -90,6 +90,8 @@ SWITCHERS: dict[str, Callable[[], Switcher]] = {
     "price table": lambda: TabularSwitcher("price", np.array(TABLE), np.array([1e-4, 0.05, 1.0])),
     "budget network without text": lambda: network("budget", reader=0),
     "budget network with a scalar": lambda: network("budget", budget_input="scalar"),
+    "gated budget network": lambda: network("budget", gated=True),
+    "gated price network": lambda: network("price", gated=True),
     "router network": lambda: network("router"),
     "policy network": lambda: network("policy"),
     "policy network, sampled": lambda: SampledSwitcher(policy()),
@@ -263,6 +265,34 @@ def test_the_price_is_the_routers_threshold() -> None:
         choice = network("router").choose(make_query(3, price))
         assert choice.disagree is not None
         assert (choice.call == (choice.disagree > price)).all()
+
+
+@pytest.mark.parametrize("kind", ["budget", "price"])
+def test_a_call_gains_nothing_where_the_models_agree(kind: str) -> None:
+    """Whatever was learned of gains: where DEEPTHINK would act as QUICK, a call only costs."""
+    switcher = network(kind, gated=True)
+    assert isinstance(switcher.network, BudgetNetwork | PriceNetwork)
+    for bias, calls in ((-40.0, False), (40.0, True)):
+        with torch.no_grad():
+            switcher.network.disagree.weight.zero_()
+            switcher.network.disagree.bias.fill_(bias)
+        choice = switcher.choose(make_query(3, 0.01))
+        assert choice.call.any() == calls
+        assert (choice.advantage < 0).all() == (not calls)
+
+
+def test_before_it_has_learned_it_calls_where_the_models_differ() -> None:
+    made = PriceNetwork(shape(gated=True))
+    with torch.no_grad():
+        for layer in (made.head, made.disagree):
+            layer.weight.zero_()
+        made.head.bias.zero_()
+    for bias in (-3.0, 3.0):
+        with torch.no_grad():
+            made.disagree.bias.fill_(bias)
+        choice = NetworkSwitcher(made).choose(make_query(2, 0.01))
+        differ = 1 / (1 + math.exp(-bias))
+        np.testing.assert_allclose(choice.advantage, differ * 0.1 - 0.01, atol=1e-6)
 
 
 def test_a_scalar_budget_prices_every_budget_too() -> None:

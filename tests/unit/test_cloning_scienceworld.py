@@ -176,6 +176,50 @@ def test_a_circuit_is_judged_by_what_its_lamp_says() -> None:
     assert corpus.reply(unbuilt, thinks=True) == f"in workshop {move} {THOUGHT} {move} {END}"
 
 
+def test_a_lamp_that_is_out_of_sight_says_nothing() -> None:
+    links = (
+        "connect battery anode to red wire terminal 1",
+        "connect red wire terminal 2 to cathode in green light bulb",
+    )
+    move = "move wire to blue box"
+    away = Demonstration(
+        "test-conductivity", 0, "goal", "hallway", (*links, "wait"), "workshop", move, "go to workshop"
+    )
+    assert corpus.reply(away, thinks=True).startswith(f"in workshop {move} {THOUGHT}")
+    here = replace(away, observation="a green light bulb, which is off", last=(*links, "wait", *["look around"] * 8))
+    assert corpus.reply(here, thinks=True).startswith(f"in workshop {move} {THOUGHT}"), "the prompt shows eight actions"
+
+
+GOAL = (
+    "If the wire temperature is above 50.0 degrees celsius, place it in the red box. "
+    "If the wire temperature is below 50.0 degrees celsius, place it in the green box."
+)
+
+
+def test_a_measurement_is_held_against_its_bound() -> None:
+    seen = "the thermometer measures a temperature of 34 degrees celsius; This room is called the bathroom."
+    move = "move wire to green box"
+    demo = Demonstration("use-thermometer", 0, GOAL, seen, ("use thermometer on wire",), "bathroom", move, move)
+    assert corpus.reply(demo, thinks=True) == f"in bathroom 34 50 below {move} {THOUGHT} {move} {END}"
+    rng = np.random.default_rng(0)
+    found = [corpus._imagined(demo, rng) for _ in range(200)]
+    assert len({other.goal for other in found}) > 3
+    for other in found:
+        words = corpus.reply(other, thinks=True).split()
+        there, bound = int(words[2]), int(words[3])
+        assert words[4] == ("above" if there > bound else "below")
+        assert other.action == other.next == f"move wire to {'red' if there > bound else 'green'} box"
+        assert f"temperature of {there} degrees" in other.observation
+        assert other.goal.count(f"{bound}.0 degrees") == 2
+    assert corpus._imagined(replace(demo, observation="hallway"), rng).observation == "hallway"
+
+
+def test_what_is_connected_to_nothing_says_nothing() -> None:
+    text = "a wireits terminal 1 is connected to: nothing. its terminal 2 is connected to: battery"
+    assert "nothing" not in normalise(text)
+    assert "battery" in normalise(text)
+
+
 def test_names_are_one_token_and_numbers_can_be_compared(data: ScienceWorldCorpus) -> None:
     tokens = (
         data.vocabulary.tokenizer().encode("obs: a Blue Box; unknown substance B, -12.0 degrees; flower pot 7").tokens

@@ -16,11 +16,35 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from londi.switchers.base import Choice, Query, budget_rows, choose_with_probability
 from londi.switchers.reader import NetworkShape, Phi, Trunk, tensors
 
 Kind = Literal["budget", "price", "router", "policy"]
+
+
+GAIN, SPENT = 0.1, 0.02
+"""What a call gains where the models differ, and what a call of a budget costs, before anything is learned."""
+
+
+def _both(out: Tensor) -> Tensor:
+    """Q of not calling and of calling (B, R, 2) from two outputs (B, R, 2): their mean, and half of their gap."""
+    middle, half = out.unbind(-1)
+    return torch.stack([middle - half, middle + half], -1)
+
+
+def _values(out: Tensor, logit: Tensor, cost: Tensor) -> Tensor:
+    """Q of not calling and of calling (B, R, 2) from three outputs (B, R, 3): their mean, half the gain, the cost.
+
+    A call costs, and gains something only where DEEPTHINK acts otherwise: Q(call) = Q(no call) + d gain - cost, with d
+    the probability of that, learned apart from the values. So it starts as a router, calls nowhere for nothing, and
+    learns from reward which disagreements matter.
+    """
+    middle, half, dearer = out.unbind(-1)
+    differs = logit.sigmoid().detach()[:, None]
+    half = differs * (half + GAIN / 2) - cost / 2 * softplus(dearer + 0.5413)  # softplus(.5413) = 1
+    return torch.stack([middle - half, middle + half], -1)
 
 
 class BudgetNetwork(nn.Module):
@@ -32,12 +56,12 @@ class BudgetNetwork(nn.Module):
         super().__init__()
         self.shape = shape
         self.trunk = Trunk(shape)
-        rows = shape.max_calls + 2
+        rows, each = shape.max_calls + 2, 3 if shape.gated else 2
         self.budgets: Tensor
         if shape.budget_input == "vector":
-            self.mix, self.head = None, nn.Linear(shape.width, 2 * rows)
+            self.mix, self.head = None, nn.Linear(shape.width, each * rows)
         else:
-            self.mix, self.head = nn.Linear(shape.width + 2, shape.width), nn.Linear(shape.width, 2)
+            self.mix, self.head = nn.Linear(shape.width + 2, shape.width), nn.Linear(shape.width, each)
             limit = torch.arange(rows) / shape.max_calls
             self.register_buffer("budgets", torch.stack([limit, limit > 1], -1), persistent=False)  # (N + 2, 2)
         self.disagree = nn.Linear(shape.width, 1)
@@ -46,16 +70,16 @@ class BudgetNetwork(nn.Module):
         """Return Q (B, N + 2, 2), with Q[0, 1] = -inf, and the logit (B,) that DEEPTHINK would act otherwise."""
         hidden = self.trunk(phi)
         if self.mix is None:
-            out = self.head(hidden).view(len(hidden), -1, 2)
+            out = self.head(hidden).view(len(hidden), self.shape.max_calls + 2, -1)
         else:
             rows = self.shape.max_calls + 2
             wide, given = hidden[:, None].expand(-1, rows, -1), self.budgets.expand(len(hidden), -1, -1)
             out = self.head(torch.relu(self.mix(torch.cat([wide, given], -1))))
-        middle, half = out.unbind(-1)
-        q = torch.stack([middle - half, middle + half], -1)
+        logit = self.disagree(hidden)[:, 0]
+        q = _values(out, logit, torch.tensor(SPENT)) if self.shape.gated else _both(out)
         mask = torch.zeros_like(q)
         mask[:, 0, 1] = -torch.inf
-        return q + mask, self.disagree(hidden)[:, 0]
+        return q + mask, logit
 
     def judge(self, phi: Phi, remaining: NDArray[np.float64], price: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
         """Return the advantage of calling (B,) with so many calls left, and the logit; the price plays no part."""
@@ -77,7 +101,7 @@ class PriceNetwork(nn.Module):
         self.shape = shape
         self.trunk = Trunk(shape)
         self.mix = nn.Linear(shape.width + self.BASES + 1, shape.width)
-        self.head = nn.Linear(shape.width, 2)
+        self.head = nn.Linear(shape.width, 3 if shape.gated else 2)
         self.disagree = nn.Linear(shape.width, 1)
 
     def _embed(self, price: Tensor) -> Tensor:
@@ -91,8 +115,9 @@ class PriceNetwork(nn.Module):
         hidden = self.trunk(phi)
         wide = hidden[:, None].expand(-1, price.shape[1], -1)
         mixed = torch.relu(self.mix(torch.cat([wide, self._embed(price)], -1)))
-        middle, half = self.head(mixed).unbind(-1)
-        return torch.stack([middle - half, middle + half], -1), self.disagree(hidden)[:, 0]
+        logit = self.disagree(hidden)[:, 0]
+        out = self.head(mixed)
+        return _values(out, logit, price) if self.shape.gated else _both(out), logit
 
     def judge(self, phi: Phi, remaining: NDArray[np.float64], price: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
         """Return the advantage of calling (B,) at the price, and the logit; the budget plays no part."""

@@ -31,6 +31,8 @@ class NetworkShape:
     """Hidden units of each layer of the trunk. Typical 64 to 256."""
     max_calls: int = 12
     """Largest finite budget N that is priced (budget network)."""
+    gated: bool = False
+    """Whether a call can gain something only where DEEPTHINK is expected to act otherwise; else anything is learned."""
     budget_input: Literal["vector", "scalar"] = "vector"
     """Budget network: an output for every budget, or (the ablation) the budget as one more number that goes in."""
 

@@ -23,7 +23,7 @@ from londi.cloning.scienceworld.tokenizer import END, PAD, POTS, SUBSTANCES, THI
 from londi.cloning.train import IGNORE, Recipe, rows_of
 from londi.prompt import PromptTemplate
 
-QUICK = Recipe(20, num_layers=1, num_heads=2, ff_size=40, thinks=False, num_updates=3_000, lr=3e-3, context=1024)
+QUICK = Recipe(16, num_layers=1, num_heads=2, ff_size=40, thinks=False, num_updates=3_000, lr=3e-3, context=1024)
 DEEPTHINK = Recipe(96, num_layers=4, num_heads=4, ff_size=192, thinks=True, num_updates=6_000, context=1024)
 TEMPLATE = PromptTemplate(actions=8)
 """The prompt of both models."""
@@ -34,8 +34,11 @@ _WANTED, _MOST_REPEATS = 4_000, 5
 _REFUSALS = 0.06
 """Share of the demonstrations that begin after an action that was not understood."""
 _JUDGED = 3
-"""How many times as often a judged circuit is shown: a tenth of its steps, all that decides."""
+"""How many times as often it is shown what a test says: a tenth of the steps, all that decides."""
 _LAMP = re.compile(r"^connect .* to (?:an|cath)ode in ([a-z ]+)$")
+_MEASURED = re.compile(r"measures a temperature of (-?\d+)")
+_BOUND = re.compile(r"is above (-?\d+)\.0 degrees celsius, place it in the ([a-z]+ box).*? the ([a-z]+ box)")
+_BOUNDS, _TEMPERATURES = (-50, 0, 50, 100, 200), (-100, 250)
 _TESTED = ("test-conductivity", "use-thermometer")
 _FOUND = ("find-living-thing", "find-animal")
 
@@ -63,8 +66,9 @@ class ScienceWorldCorpus:
     @classmethod
     def build(cls, demos: Sequence[Demonstration], folder: Path, *, thinks: bool) -> ScienceWorldCorpus:
         """Write the tokenizer into the folder, and tokenise the demonstrations; only the reply has labels."""
-        demos = _with_refusals(_evened(demos))
-        replies = [reply(demo, thinks=thinks) for demo in demos]
+        demos = _evened(demos)
+        shown = _with_refusals(demos, [reply(demo, thinks=thinks) for demo in demos])
+        demos, replies = [demo for demo, _ in shown], [said for _, said in shown]
         texts = [f"{demo.goal} ; {demo.observation} ; {reply(demo, thinks=True)}" for demo in demos]
         vocabulary = Vocabulary.build([demo.observation for demo in demos], texts)
         vocabulary.save(folder)
@@ -115,24 +119,45 @@ class ScienceWorldCorpus:
 
 
 def _evened(demos: Sequence[Demonstration]) -> list[Demonstration]:
-    """Repeat the demonstrations of tasks that have few, so that all are learned."""
+    """Repeat the demonstrations of tasks that have few, so that all are learned, and those of what a test says."""
     counts = Counter(demo.task for demo in demos)
     times = {task: min(_MOST_REPEATS, max(1, round(_WANTED / count))) for task, count in counts.items()}
-    often = (times[demo.task] * (_JUDGED if _decides(demo) else 1) for demo in demos)
-    return [demo for demo, count in zip(demos, often, strict=True) for _ in range(count)]
+    rng = np.random.default_rng(1)
+    evened = []
+    for demo in demos:
+        evened += [demo] * times[demo.task]
+        if _decides(demo):
+            evened += [_imagined(demo, rng) for _ in range(times[demo.task] * (_JUDGED - 1))]
+    return evened
 
 
-def _with_refusals(demos: Sequence[Demonstration]) -> list[Demonstration]:
-    """Add an action that was not understood to some: nothing changed, so that the label stays."""
+def _imagined(demo: Demonstration, rng: np.random.Generator) -> Demonstration:
+    """Return the same step after another temperature, with another one to compare it with."""
+    measured, bound = _MEASURED.search(demo.observation), _BOUND.search(demo.goal)
+    if not (measured and bound and demo.action == demo.next):
+        return demo
+    there, limit = int(rng.integers(*_TEMPERATURES)), int(rng.choice(_BOUNDS))
+    action = re.sub(r"[a-z]+ box$", bound[2] if there > limit else bound[3], demo.next)
+    return replace(
+        demo,
+        goal=demo.goal.replace(f"{bound[1]}.0 degrees", f"{limit}.0 degrees"),
+        observation=demo.observation.replace(f"temperature of {measured[1]} ", f"temperature of {there} "),
+        next=action,
+        action=action,
+    )
+
+
+def _with_refusals(demos: Sequence[Demonstration], replies: Sequence[str]) -> list[tuple[Demonstration, str]]:
+    """Add an action that was not understood to some: nothing changed, so that the reply stays."""
     rng = np.random.default_rng(0)
     added = []
-    for demo in demos:
+    for demo, said in zip(demos, replies, strict=True):
         other = demos[int(rng.integers(len(demos)))]
         begins = re.search(r"This (?:room|outside)", demo.observation)
-        if rng.random() < _REFUSALS and begins:
-            said = f"No known action matches that input; {demo.observation[begins.start() :]}"
-            demo = replace(demo, observation=said, last=(*demo.last, other.next))
-        added.append(demo)
+        if rng.random() < _REFUSALS and begins and not _MEASURED.search(demo.observation):
+            seen = f"No known action matches that input; {demo.observation[begins.start() :]}"
+            demo = replace(demo, observation=seen, last=(*demo.last, other.next))
+        added.append((demo, said))
     return added
 
 
@@ -143,17 +168,23 @@ def reply(demo: Demonstration, *, thinks: bool) -> str:
 
 
 def _reading(demo: Demonstration) -> str:
-    """Where a circuit is to be judged: what its lamp says."""
-    lamps = [found[1] for action in demo.last if (found := _LAMP.search(action))]
-    if not (_decides(demo) and lamps):
+    """What the lamp or the thermometer says that a test is to be judged by, where the prompt shows it."""
+    if not _decides(demo):
+        return ""
+    measured, bound = _MEASURED.search(demo.observation), _BOUND.search(demo.goal)
+    if measured and bound:
+        return f"{measured[1]} {bound[1]} {'above' if demo.next.endswith(bound[2]) else 'below'} "
+    lamps = [found[1] for action in demo.last[-TEMPLATE.actions :] if (found := _LAMP.search(action))]
+    if not lamps or lamps[-1] not in demo.observation:
         return ""
     shines = re.search(rf"{re.escape(lamps[-1])}, which is (?:on|activated)", demo.observation)
     return "active " if shines else "none "
 
 
 def _decides(demo: Demonstration) -> bool:
-    """Whether all is done but to judge a circuit."""
-    return demo.next.startswith("move ") and "wait" in demo.last
+    """Whether all is done but to judge."""
+    tested = "wait" in demo.last or any(action.startswith("use thermometer") for action in demo.last)
+    return demo.next.startswith("move ") and tested
 
 
 def _groups(vocabulary: Vocabulary, demos: Sequence[Demonstration]) -> tuple[Group, ...]:

@@ -30,6 +30,7 @@ RULES = (
     (r", which is (?:turned )?(?:off|deactivated|closed|open)", ""),
     (r", which is (?:turned )?(?:on|activated)", " active"),
     (r"you move to the [a-z ]+;|the door is already open;|\(that is (?:open|closed)\)", ""),
+    (r"its (?:terminal [12]|anode|cathode) is connected to: nothing\.?", ""),
     (r" (?:is|you see): ", " : "),
     (r"(?<=[0-9])\.0\b", ""),
     (r"\b(?:the|of|is|are|some|an) |\ba (?!terminal)", ""),
