@@ -20,6 +20,7 @@ from londi.agent import Agent, OracleAgent
 from londi.config import Experiment
 from londi.envs.base import TextEnv
 from londi.episode import Episode, write_episodes
+from londi.errors import RunError
 from londi.frontier import Outcome
 from londi.policies import DEEPTHINK, QUICK, Policy, baselines, capped_policies, learned_policies, switcher_of
 from londi.rollout import Assignment, rollout
@@ -169,6 +170,20 @@ def _capped(experiment: Experiment) -> bool:
     return experiment.evaluate.capped and "price" in experiment.train.learners
 
 
+def _check_features(run: Run) -> None:
+    """Raise `RunError` where the Switchers were trained on features of another form than this environment's."""
+    (env,) = make_envs(run.experiment, 1, "test")
+    actions = None if env.admissible is None else len(env.admissible)
+    env.close()
+    here = make_encoder(run.experiment).num_dense(actions)
+    for name, switcher in run.load_switchers().items():
+        if switcher.network.shape.num_dense != here:
+            raise RunError(
+                f"the {name} Switcher sees {switcher.network.shape.num_dense} columns, and {run.experiment.env.id} "
+                f"has {here}: it was trained for another set of actions"
+            )
+
+
 def _universal(experiment: Experiment) -> list[Policy]:
     return [policy for policy in learned_policies(experiment) if policy.kind in frontier.LEARNED]
 
@@ -189,7 +204,7 @@ def evaluate(run: Run, progress: Callable[[int], None] = lambda plays: None) -> 
     Raises `RunError` where nothing was trained. `progress` is told how many more episodes were played.
     """
     e = run.experiment.evaluate
-    run.load_switchers()  # before any process starts: complain here
+    _check_features(run)  # before any process starts: complain here
     learned, rules = learned_policies(run.experiment), baselines(run.experiment)
     pool = ProcessPoolExecutor(e.processes, mp_context=get_context("spawn")) if e.processes > 1 else None
     try:

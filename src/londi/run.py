@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,25 @@ class Run:
             except (KeyError, TypeError, RuntimeError) as error:
                 raise CheckpointError(f"{path} is damaged: train again") from error
         return found
+
+    def on(self, other: Experiment, path: Path) -> Run:
+        """Make a run folder in which this run's Switchers meet the environment and the models of another experiment.
+
+        What it measures is the other's; nothing is trained there. Raises `RunError` where the folder holds another run,
+        or nothing was trained here, and `ConfigError` where a setting does not fit what was learned.
+        """
+        mixed = replace(
+            other, train=self.experiment.train, switcher=self.experiment.switcher, seed=self.experiment.seed
+        )
+        self.load_switchers()
+        if (path / "config.toml").is_file() and Run.open(path).experiment != mixed:
+            raise RunError(f"{path} holds another experiment: choose another folder")
+        made = Run.create(path, mixed)
+        for name in (*(self.policy(learner) for learner in mixed.train.learners), self.checkpoint):
+            shutil.copyfile(name, made.path / "checkpoints" / name.name)
+        if (self.path / "metrics.jsonl").is_file():
+            shutil.copyfile(self.path / "metrics.jsonl", made.path / "metrics.jsonl")
+        return made
 
     def trained_steps(self) -> int:
         """Environment steps that the policies have seen: fewer than configured where training was interrupted."""

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from londi import config
+from londi.config import EnvConfig
 from londi.encoders import Features
-from londi.errors import CheckpointError, ConfigError
+from londi.errors import CheckpointError, ConfigError, RunError
 from londi.evaluate import evaluate
 from londi.learners.base import NetworkLearner
 from londi.learners.dqn import DQNConfig, DQNLearner
@@ -251,6 +252,27 @@ def test_snapshots_show_how_fast_it_learns(tmp_path: Path) -> None:
     assert [point["step"] for point in result["curve"]] == run.snapshots()
     assert result["metrics"]["steps_to_90"]["price"] in run.snapshots()
     assert result["metrics"]["steps_to_90"]["budget"] is None
+
+
+def test_switchers_meet_another_environment_without_training(tmp_path: Path) -> None:
+    trainer = prepare(tmp_path / "run", experiment(learners=("price",), num_steps=400, warmup_steps=100))
+    trainer.train()
+    found = experiment()
+    short = replace(found.evaluate, prices=(0.05,), random_rates=(), episodes=20, selection_episodes=10, processes=1)
+    other = replace(found, name="small", env=replace(found.env, options={"max_steps": 9}), evaluate=short)
+    moved = trainer.run.on(other, tmp_path / "on")
+    result = evaluate(moved)
+    assert result["experiment"] == "small"
+    assert max(row["steps"] for row in result["policies"]) <= 9
+    assert [row["name"] for row in result["policies"] if row["kind"] == "price"] == ["price 0.05"]
+    assert trainer.run.on(other, tmp_path / "on").path == moved.path, "the same again is no error"
+    with pytest.raises(RunError, match="another experiment"):
+        trainer.run.on(replace(other, name="other"), tmp_path / "on")
+    free = replace(other, env=EnvConfig("londi/ScienceWorld-find-plant-v0"))
+    with pytest.raises(RunError, match="another set of actions"):
+        evaluate(trainer.run.on(free, tmp_path / "free"))
+    with pytest.raises(ConfigError, match=r"evaluate\.prices"):
+        trainer.run.on(replace(other, evaluate=replace(short, prices=(5.0,))), tmp_path / "dear")
 
 
 def test_policies_for_other_features_are_refused(tmp_path: Path) -> None:

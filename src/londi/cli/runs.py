@@ -58,13 +58,28 @@ def _train(folder: Path, setting: config.Experiment) -> None:
 
 
 @app.command
-def evaluate(run: tyro.conf.Positional[Path], json: Annotated[bool, tyro.conf.arg(name="json")] = False) -> None:
+def evaluate(
+    run: tyro.conf.Positional[Path],
+    on: Path | None = None,
+    folder: Path | None = None,
+    json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
     """Measure every budget, price and baseline on fresh seeds; write frontier.json.
 
     Args:
         run: the run folder.
+        on: another experiment (TOML): its environment and models, decided by this run's Switchers without training.
+        folder: with --on, the folder for its results, a run folder; default RUN/on/NAME.
         json: print frontier.json instead of the table.
     """
+    if on is None and folder is not None:
+        raise ConfigError("--folder is for the results of --on EXPERIMENT.toml; without it they go into the run folder")
+    if on is not None:
+        from londi.run import Run
+
+        other = config.load(on)
+        run = Run.open(run).on(other, folder or run / "on" / other.name).path
+        err.print(f"results go to {run}", soft_wrap=True)
     result = _evaluate(run)
     if json:
         print_json(result)
