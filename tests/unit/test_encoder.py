@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from londi.encoders import ENTROPY, MARGIN, Features, Moment, TextEncoder
-from londi.encoders.text import NUM_MOMENT, NUM_OPEN_ACTIONS, grounding
+from londi.encoders.text import NUM_MOMENT, NUM_OPEN_ACTIONS, echo, grounding
 from londi.errors import ConfigError
 from londi.lms.base import Decision
 from londi.prompt import PromptTemplate
@@ -186,10 +186,20 @@ def test_free_text_is_held_against_what_is_shown() -> None:
     prompt = PromptTemplate().render(
         "move a dove egg to the red box", ["A red box. A dove egg.", "A blue box."], ["go"]
     )
-    assert grounding(prompt, "move dove egg to Red Box") == (1.0, 1 / 6, 0.0, 0.6)
-    assert grounding(prompt, "move ant egg to blue box") == (4 / 6, 2 / 6, 1 / 6, 0.4)
-    assert grounding(str(prompt), "open blue dove") == (1 / 3, 1 / 3, 1 / 3, 0.0)
-    assert grounding(prompt, "") == (0.0, 0.0, 0.0, 0.0)
+    assert grounding(prompt, "move dove egg to Red Box") == (1.0, 1 / 6, 0.0, 0.6, 0.6, 0.0)
+    assert grounding(prompt, "move ant egg to blue box") == (4 / 6, 2 / 6, 1 / 6, 0.4, 0.2, 0.2)
+    assert grounding(str(prompt), "open blue dove") == (1 / 3, 1 / 3, 1 / 3, 0.0, 0.0, 0.0)
+    assert grounding(prompt, "") == (0.0,) * 6
+
+
+def test_free_text_is_held_against_what_was_done() -> None:
+    done = moment(actions=("go to hall", "focus on dove egg", "open door"), overrides=1, since_override=2)
+    assert echo(done, "pick up Dove egg") == (0.0, 0.0, 0.5, 1 / 3, 0.5, 1 / 3)
+    assert echo(done, "open hall egg") == (1 / 3, 0.0, 2 / 3, 0.0, 1 / 3, 0.0)
+    assert echo(done, "hall focus") == (0.0, 0.0, 1.0, 0.0, 0.5, 0.0), "no pair spans two actions"
+    assert echo(moment(actions=("open door",)), "open door") == (1.0, 1.0, 0.0, 0.0, 0.0, 0.0), "DEEPTHINK said nothing"
+    assert echo(moment(), "open door") == (0.0,) * 6
+    assert echo(done, "") == (0.0,) * 6
 
 
 def test_free_text_is_read_as_the_end_of_the_prompt() -> None:

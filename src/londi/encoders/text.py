@@ -27,7 +27,7 @@ from londi.usage import Usage
 
 _CLAUSE = re.compile(r"[.,;!?]\s+|[.;!?]$")
 _WORD = re.compile(r"[^\W_]+")
-FEATURES = 2
+FEATURES = 3
 """Version of what phi means; a Switcher that was trained on another acts on features that it never saw."""
 NUM_FIELDS = 8
 NUM_MOMENT = 12
@@ -139,12 +139,13 @@ class TextEncoder:
         else:
             columns[ENTROPY] = decision.entropy or 0.0
             columns[MARGIN] = 0.0 if decision.logprob is None else np.exp(decision.logprob)
-            columns[NUM_MOMENT : NUM_MOMENT + 8] = (
+            columns[NUM_MOMENT : NUM_MOMENT + NUM_OPEN_ACTIONS] = (
                 m.refused,
                 min(m.since_progress, 8) / 8,
                 (decision.logprob or 0.0) / 4,
                 bool(m.actions) and m.actions[-1] == decision.action,
                 *grounding(prompt, decision.action),
+                *echo(m, decision.action),
             )
         for slot, action in enumerate((decision.action, *moment.actions[:-3:-1]), start=1):
             columns[NUM_MOMENT + slot * size + _index(action, admissible)] = 1
@@ -170,18 +171,40 @@ def entropy(p: NDArray[np.float64]) -> float:
     return float(-(p * np.log(np.maximum(p, 1e-12))).sum())
 
 
-def grounding(prompt: str, action: str) -> tuple[float, float, float, float]:
-    """Return the shares, in [0, 1], of an action's words that the goal, the latest observation, and neither shows, and
-    of its pairs of neighbouring words that either shows; a `str` that is no `Prompt` counts below its first line."""
+def grounding(prompt: str, action: str) -> tuple[float, ...]:
+    """Return six shares, in [0, 1]: of an action's words that the goal, the latest observation, and neither shows, and
+    of its pairs of neighbouring words that either, the goal, and the observation shows.
+
+    A `str` that is no `Prompt` counts below its first line.
+    """
     own = str(prompt)[len(prompt.instructions) :] if isinstance(prompt, Prompt) else prompt
     goal, _, rest = own.partition("\n")
-    parts = [_WORD.findall(text.lower()) for text in (goal, prompt.turns[-1] if isinstance(prompt, Prompt) else rest)]
-    words = _WORD.findall(action.lower())
-    in_goal, in_seen = ([word in part for word in words] for part in map(set, parts))
-    shown = {pair for part in parts for pair in pairwise(part)}
-    pairs = [pair in shown for pair in pairwise(words)]
-    neither = [not (a or b) for a, b in zip(in_goal, in_seen, strict=True)]
-    return _share(in_goal), _share(in_seen), _share(neither), _share(pairs)
+    by_goal, goal_pairs = _shown(goal, action)
+    by_text, text_pairs = _shown(prompt.turns[-1] if isinstance(prompt, Prompt) else rest, action)
+    neither = [not (a or b) for a, b in zip(by_goal, by_text, strict=True)]
+    either = [a or b for a, b in zip(goal_pairs, text_pairs, strict=True)]
+    return tuple(map(_share, (by_goal, by_text, neither, either, goal_pairs, text_pairs)))
+
+
+def echo(moment: Moment, action: str) -> tuple[float, ...]:
+    """Return six shares, in [0, 1]: of an action's words, and of its pairs of neighbouring words, that the action
+    before it shows, that an earlier one shows, and that what DEEPTHINK last did in QUICK's place shows.
+
+    A plan keeps to its things: who was told to take one thing, and goes on with another, has lost the thread.
+    """
+    done = moment.actions
+    last, override = done[-1:], done[-moment.since_override :][:1] if moment.since_override else ()
+    shares: list[float] = []
+    for texts in (last, done[:-1], override):
+        shares += map(_share, _shown("\n".join(texts), action))
+    return tuple(shares)
+
+
+def _shown(text: str, action: str) -> tuple[list[bool], list[bool]]:
+    """Which of an action's words, and which pairs of neighbours among them, a text shows; no pair spans its lines."""
+    lines, words = [_WORD.findall(line) for line in text.lower().splitlines()], _WORD.findall(action.lower())
+    singles, pairs = {word for line in lines for word in line}, {pair for line in lines for pair in pairwise(line)}
+    return [word in singles for word in words], [pair in pairs for pair in pairwise(words)]
 
 
 def _share(flags: Sequence[bool]) -> float:

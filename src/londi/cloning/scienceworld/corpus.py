@@ -23,7 +23,7 @@ from londi.cloning.scienceworld.tokenizer import END, PAD, POTS, SUBSTANCES, THI
 from londi.cloning.train import IGNORE, Recipe, rows_of
 from londi.prompt import PromptTemplate
 
-QUICK = Recipe(16, num_layers=1, num_heads=2, ff_size=40, thinks=False, num_updates=3_000, lr=3e-3, context=1024)
+QUICK = Recipe(20, num_layers=1, num_heads=2, ff_size=40, thinks=False, num_updates=3_000, lr=3e-3, context=1024)
 DEEPTHINK = Recipe(96, num_layers=4, num_heads=4, ff_size=192, thinks=True, num_updates=6_000, context=1024)
 TEMPLATE = PromptTemplate(actions=8)
 """The prompt of both models."""
