@@ -19,7 +19,6 @@ from londi.errors import ModelError
 from londi.lms.base import Bounded, Decision, LanguageModel
 from londi.prompt import PromptTemplate
 from londi.switchers import Choice, Query, State, Switcher
-from londi.usage import Usage
 
 
 @dataclass
@@ -53,6 +52,15 @@ class History:
         self.observation, self.refused = observation, not valid
         self.progress.append(progress)
         self.observations.append(observation)
+
+    def repeat(self, step: Step) -> None:
+        """Take in a step that was taken before, as `Agent.act` did: its action, and what it took of the budget."""
+        self.actions.append(step.action)
+        self.overrode.append(step.action != step.quick.action)
+        if step.deepthink and step.deepthink.charged:
+            cost = step.deepthink.usage.of(self.budget.measure)
+            if reservation := self.budget.reserve(cost):
+                reservation.settle(cost)
 
     @property
     def moment(self) -> Moment:
@@ -206,7 +214,7 @@ class Agent:
             admissible = histories[0].admissible
             decisions = _lines(self.deepthink.decide([prompts[i] for i in rows], admissible), admissible)
             for i, decision in zip(rows, decisions, strict=True):
-                if not decision.error or decision.usage != Usage():
+                if _reply(decision).charged:
                     reservations[i].settle(decision.usage.of(histories[i].budget.measure))
         finally:
             for reservation in reservations.values():

@@ -1,13 +1,17 @@
-"""Many episodes in step: each vector step asks QUICK once for all of them, and DEEPTHINK once for those that call."""
+"""Many episodes in step: each vector step asks QUICK once for all of them, and DEEPTHINK once for those that call.
+
+What is being played can be written down and gone on with: an episode is its assignment, the steps taken so far, and
+where its generator stands. The environment comes back to where it was by taking the same actions.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -19,8 +23,6 @@ from londi.envs.base import TextEnv
 from londi.episode import Episode, Step
 from londi.learners.replay import Trajectory
 from londi.usage import BudgetMeasure, Measure
-
-_Each = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], list[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +67,34 @@ class _Slot:
         self.steps: list[Step] = []
         self.features: list[Features] = []
         self.agreed: list[bool] = []
+        self.success = self.truncated = self.over = False
+        self.mark()
+
+    def mark(self) -> None:
+        """Note where the generator stands before a step: from there one goes on that was not finished."""
+        self.drawn = self.history.rng.bit_generator.state
 
     def advance(self, draft: Step, features: Features, agreed: bool) -> bool:
         """Carry out the action; return whether the episode ended."""
-        observation, reward, terminated, self.truncated, info = self.env.step(draft.action)
-        self.success = bool(info["success"])
-        score = float(info.get("score", reward))
-        self.history.see(observation, score - self.score, bool(info["valid"]))
-        self.score = score if "score" in info else 0.0
-        self.steps.append(dataclasses.replace(draft, reward=float(reward), valid=bool(info["valid"])))
+        reward, valid = self._move(draft.action)
+        self.steps.append(dataclasses.replace(draft, reward=reward, valid=valid))
         self.features.append(features)
         self.agreed.append(agreed)
-        return terminated or self.truncated
+        self.mark()
+        return self.over
 
-    def finish(self, env_id: str, price_measure: Measure) -> tuple[Episode, Trajectory]:
+    def _move(self, action: str) -> tuple[float, bool]:
+        observation, reward, terminated, self.truncated, info = self.env.step(action)
+        self.success, self.over = bool(info["success"]), terminated or self.truncated
+        score, valid = float(info.get("score", reward)), bool(info["valid"])
+        self.history.see(observation, score - self.score, valid)
+        self.score = score if "score" in info else 0.0
+        return float(reward), valid
+
+    def episode(self, env_id: str = "") -> Episode:
+        """Return what was played so far."""
         a = self.assignment
-        episode = Episode(
+        return Episode(
             env=env_id,
             seed=a.seed,
             goal=self.goal,
@@ -93,6 +107,8 @@ class _Slot:
             budget_measure=a.budget_measure,
             settings=self.env.settings,
         )
+
+    def finish(self, env_id: str, price_measure: Measure) -> tuple[Episode, Trajectory]:
         replies = [step.deepthink for step in self.steps]
         remaining = [np.inf if step.remaining is None else step.remaining for step in self.steps]
         trajectory = Trajectory(
@@ -101,10 +117,121 @@ class _Slot:
             np.array(self.agreed),
             np.array([step.reward for step in self.steps], np.float32),
             np.array(remaining, np.float32),
-            np.full(len(self.steps), a.price, np.float32),
+            np.full(len(self.steps), self.assignment.price, np.float32),
             np.array([0.0 if reply is None else reply.usage.of(price_measure) for reply in replies], np.float32),
         )
-        return episode, trajectory
+        return self.episode(env_id), trajectory
+
+    def state(self) -> dict[str, Any]:
+        """Return the episode so far, for a checkpoint; a step that was begun and not finished is not in it."""
+        seen = self.history.observations[: len(self.steps) + 1]
+        found: dict[str, Any] = {"assignment": dataclasses.asdict(self.assignment), "episode": self.episode().to_dict()}
+        found |= {"observation": seen[-1], "rng": self.drawn, "agreed": list(self.agreed), "features": None}
+        if self.features:
+            f = Features.concatenate(self.features)
+            found["features"] = {"text": f.text, "fields": f.fields, "dense": f.dense}
+        return found
+
+    def resume(self, state: Mapping[str, Any]) -> bool:
+        """Take the steps of `state` again; where the world answers otherwise, begin anew and return False."""
+        assignment = Assignment(**state["assignment"])
+        self.start(assignment)
+        steps = Episode.from_dict(state["episode"]).steps
+        after = [*(step.observation for step in steps[1:]), state["observation"]]
+        if self.history.observation != (steps[0].observation if steps else state["observation"]):
+            return False
+        for step, observation in zip(steps, after, strict=True):
+            if not self._again(step, observation):
+                self.start(assignment)
+                return False
+        if steps:
+            f = Features(*(np.asarray(state["features"][name]) for name in ("text", "fields", "dense")))
+            self.features = [f[i : i + 1] for i in range(len(f))]
+        self.steps, self.agreed = list(steps), [bool(each) for each in state["agreed"]]
+        self.history.rng.bit_generator.state = state["rng"]
+        self.mark()
+        return True
+
+    def _again(self, step: Step, observation: str) -> bool:
+        """Take a step that was taken before; return whether it came to the same."""
+        self.history.repeat(step)
+        told = self._move(step.action)
+        return told == (step.reward, step.valid) and self.history.observation == observation and not self.over
+
+
+class Rollout:
+    """Plays assignments, as many at a time as there are environments, one vector step after the other.
+
+    All environments must have the same closed set of actions. `price_measure` is what the trajectories say that calls
+    cost. A context manager: environments that wait (for a simulator, a server) are stepped in threads.
+    """
+
+    def __init__(
+        self,
+        envs: Sequence[TextEnv],
+        agent: Agent,
+        assignments: Iterable[Assignment],
+        env_id: str = "",
+        price_measure: Measure = "calls",
+    ) -> None:
+        self.agent, self.env_id, self.price_measure = agent, env_id, price_measure
+        self._waiting = iter(assignments)
+        self._idle = [_Slot(env) for env in envs]
+        self._playing: list[_Slot] = []
+        self._pool = ThreadPoolExecutor(len(envs)) if any(env.waits for env in envs) else None
+
+    def __enter__(self) -> Rollout:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool:
+            self._pool.shutdown()
+
+    def step(self) -> list[tuple[Episode, Trajectory]] | None:
+        """Begin episodes where an environment is idle, and take a step of each; return those that ended.
+
+        None where nothing is left to play.
+        """
+        started = [(self._idle.pop(), a) for a in islice(self._waiting, len(self._idle))]
+        self._each(_Slot.start, started)
+        self._playing += [slot for slot, _ in started]
+        if not self._playing:
+            return None
+        decided = self.agent.act([slot.history for slot in self._playing])
+        answers = [
+            (slot, decided.drafts[i], decided.features[i : i + 1], bool(decided.agreed[i]))
+            for i, slot in enumerate(self._playing)
+        ]
+        ended = self._each(_Slot.advance, answers)
+        finished = [slot for slot, over in zip(self._playing, ended, strict=True) if over]
+        self._playing = [slot for slot, over in zip(self._playing, ended, strict=True) if not over]
+        self._idle += finished
+        return [slot.finish(self.env_id, self.price_measure) for slot in finished]
+
+    def state(self) -> list[dict[str, Any]]:
+        """Return the episodes that are being played, for a checkpoint."""
+        return [slot.state() for slot in self._playing if not slot.over]
+
+    def restore(self, state: Sequence[Mapping[str, Any]]) -> int:
+        """Go on with the episodes of `state`, to be called before the first step.
+
+        Returns how many had to be begun anew, since the environment answered otherwise than it did. Raises `RunError`,
+        `KeyError`, `TypeError` or `ValueError` where the state is damaged or there are too few environments.
+        """
+        if self._playing or len(state) > len(self._idle):
+            raise ValueError(f"{len(state)} episodes to go on with, and {len(self._idle)} idle environments")
+        slots = [self._idle.pop() for _ in state]
+        same = self._each(_Slot.resume, list(zip(slots, state, strict=True)))
+        self._playing = slots
+        return sum(not each for each in same)
+
+    def _each(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Call a function with each of several arguments: in threads where environments wait."""
+        if not self._pool:
+            return [function(*each) for each in arguments]
+        return list(self._pool.map(lambda each: function(*each), arguments))
 
 
 def rollout(
@@ -121,34 +248,6 @@ def rollout(
     Switcher is not changed meanwhile. All environments must have the same closed set of actions. `price_measure` is
     what the trajectories say that calls cost.
     """
-    waiting = iter(assignments)
-    idle = [_Slot(env) for env in envs]
-    playing: list[_Slot] = []
-    with _side_by_side(envs) as each:
-        while True:
-            started = [(idle.pop(), a) for a in islice(waiting, len(idle))]
-            each(_Slot.start, started)
-            playing += [slot for slot, _ in started]
-            if not playing:
-                return
-            decided = agent.act([slot.history for slot in playing])
-            answers = [
-                (slot, decided.drafts[i], decided.features[i : i + 1], bool(decided.agreed[i]))
-                for i, slot in enumerate(playing)
-            ]
-            ended = each(_Slot.advance, answers)
-            finished = [slot for slot, over in zip(playing, ended, strict=True) if over]
-            playing = [slot for slot, over in zip(playing, ended, strict=True) if not over]
-            for slot in finished:
-                yield slot.finish(env_id, price_measure)
-                idle.append(slot)
-
-
-@contextmanager
-def _side_by_side(envs: Sequence[TextEnv]) -> Iterator[_Each]:
-    """Yield what calls a function with each of several arguments: in threads where environments wait."""
-    if not any(env.waits for env in envs):
-        yield lambda function, arguments: [function(*each) for each in arguments]
-        return
-    with ThreadPoolExecutor(len(envs)) as pool:
-        yield lambda function, arguments: list(pool.map(lambda each: function(*each), arguments))
+    with Rollout(envs, agent, assignments, env_id, price_measure) as playing:
+        while (ended := playing.step()) is not None:
+            yield from ended

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from londi import config, provenance
 from londi.config import Experiment
 from londi.encoders.text import FEATURES
@@ -61,6 +63,19 @@ class Run:
     def checkpoint(self) -> Path:
         """The checkpoint from which training goes on."""
         return self.path / "checkpoints" / "last.pt"
+
+    def latest(self) -> dict[str, Any] | None:
+        """Return the newest checkpoint that can be read: the last one, or the one before it; None without any.
+
+        Raises `CheckpointError` where there are some and none can be read.
+        """
+        found = [path for path in (self.checkpoint, previous(self.checkpoint)) if path.is_file()]
+        for path in found[:-1]:
+            try:
+                return load_checkpoint(path)
+            except CheckpointError:
+                continue
+        return load_checkpoint(found[-1]) if found else None
 
     def policy(self, learner: str, snapshot: int | None = None) -> Path:
         """The policy file of a learner, which evaluation, `watch` and the gateway load, or of one of its snapshots."""
@@ -116,13 +131,27 @@ class Run:
         return min(planned, *(int(load_checkpoint(self.policy(learner))["step"]) for learner in learners))
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint as a whole or not at all."""
+def save_checkpoint(path: Path, state: dict[str, Any], keep: bool = False) -> None:
+    """Write a checkpoint as a whole or not at all; numpy arrays in it come back as tensors.
+
+    With `keep` the one before it stays beside it, as `previous`. Raises `RunError` where it can't be written.
+    """
     import torch
 
     part = path.with_suffix(".part")
-    torch.save({"schema": SCHEMA, **state}, part)
-    part.replace(path)
+    try:
+        torch.save(_packed({"schema": SCHEMA, **state}), part)
+        if keep and path.is_file():
+            path.replace(previous(path))
+        part.replace(path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        part.unlink(missing_ok=True)
+        raise RunError(f"can't write {path} (is the disk full?): {str(error).splitlines()[0]}") from error
+
+
+def previous(path: Path) -> Path:
+    """Where the checkpoint before this one is kept."""
+    return path.with_name(f"{path.stem}-previous{path.suffix}")
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -136,6 +165,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("schema") != SCHEMA:
         raise CheckpointError(f"{path} was written by another version of londi: train again into another folder")
     return state
+
+
+def _packed(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        import torch
+
+        return torch.from_numpy(np.ascontiguousarray(value))
+    if isinstance(value, dict):
+        return {key: _packed(item) for key, item in value.items()}
+    return [_packed(item) for item in value] if isinstance(value, list) else value
 
 
 def write_text(path: Path, text: str) -> None:

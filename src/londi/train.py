@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,20 +23,23 @@ from londi.encoders.text import FEATURES
 from londi.envs.base import TextEnv
 from londi.episode import Episode
 from londi.errors import CheckpointError, ConfigError, RunError
+from londi.exploration import Behaviour, assignment, players
+from londi.interrupts import held_back
 from londi.learners.base import NetworkLearner
 from londi.learners.dqn import DQNConfig, DQNLearner
 from londi.learners.ppo import PPOConfig, PPOLearner
-from londi.learners.replay import Replay
+from londi.learners.replay import Replay, Trajectory
 from londi.learners.router import RouterLearner
 from londi.learners.sac import SACConfig, SACLearner
-from londi.rollout import Assignment, rollout
-from londi.run import Run, load_checkpoint, save_checkpoint, write_text
-from londi.switchers import Choice, Never, Query, Switcher, parse_rule
+from londi.rollout import Assignment, Rollout
+from londi.run import Run, previous, save_checkpoint, write_text
+from londi.switchers import Never, parse_rule
 from londi.switchers.reader import NetworkShape
 
-TRAINING_SEEDS = 2**32
-"""Training with seed k plays episodes from (k + 1) times this on; evaluation's seeds lie below all of them."""
 METRICS_STEPS = 1_000
+FORMAT = 2
+"""Version of what a checkpoint holds beside the policies."""
+_COUNTERS = ("step", "started", "seconds", "begun_anew", "last_metrics", "losses")
 Phase = Literal["training", "selection", "test"]
 
 
@@ -50,35 +53,6 @@ class Progress:
     """Share of the last 200 episodes that succeeded, exploration included."""
     calls: float
     """Their mean number of DEEPTHINK calls."""
-
-
-class _Behaviour:
-    """What training episodes are played by: the price Switcher where a price is set, else the budget Switcher; or what
-    explores for the learner that is alone."""
-
-    def __init__(self, explorers: dict[str, Switcher]) -> None:
-        self.explorers = explorers
-
-    def choose(self, query: Query) -> Choice:
-        if len(self.explorers) == 1:
-            return next(iter(self.explorers.values())).choose(query)
-        p, b = (self.explorers[name].choose(query) for name in ("price", "budget"))
-        by_price = query.price > 0
-        return Choice(
-            np.where(by_price, p.call, b.call),
-            np.where(by_price, p.propensity, b.propensity),
-            np.where(by_price, p.advantage, b.advantage),
-            np.mean([choice.disagree for choice in (p, b) if choice.disagree is not None], axis=0),
-        )
-
-
-def players(learners: Sequence[str]) -> tuple[str, ...]:
-    """Return those of the learners that play training episodes; the others learn from what these play.
-
-    `budget` and `price` where they are among them, else `sac` or `ppo`; with none of them all calls are random.
-    """
-    universal = tuple(name for name in learners if name in ("budget", "price"))
-    return universal or tuple(name for name in learners if name in ("sac", "ppo"))[:1]
 
 
 def make_envs(experiment: Experiment, count: int, phase: Phase = "training") -> list[TextEnv]:
@@ -152,76 +126,65 @@ class Trainer:
                 "server.prices, or take another measure"
             )
         explorers = {name: self.learners[name].explorer for name in players(t.learners)}
-        behaviour = _Behaviour(explorers or {"random": Never()})
+        behaviour = Behaviour(explorers or {"random": Never()})
         self.agent = Agent(quick, deepthink, encoder, behaviour, self.experiment.env.prompt)
         self.replay = Replay(t.replay)
+        self.models = {"quick": quick, "deepthink": deepthink}
+        self.rollout = Rollout(self.envs, self.agent, self.assignments(), self.experiment.env.id, t.price_measure)
         self.pool = ThreadPoolExecutor(len(self.learners), initializer=torch.set_num_threads, initargs=(t.threads,))
-        self.step = self.started = 0
+        self.step = self.started = self.begun_anew = 0
+        self.last_metrics = 0
         self.seconds = 0.0
         self.recent: deque[tuple[bool, int]] = deque(maxlen=200)
         self.losses: dict[str, float] = {}
 
     def assignments(self) -> Iterator[Assignment]:
-        """Yield training episodes without end; each is decided by the seed and its number alone, and by the step."""
-        t, playing = self.experiment.train, players(self.experiment.train.learners)
+        """Yield training episodes without end."""
         while True:
             number = self.started
             self.started += 1
-            seed = TRAINING_SEEDS * (self.experiment.seed + 1) + number
-            rng = np.random.default_rng((seed, 1))
-            kind = ("random", *playing)[int(rng.integers(len(playing))) + 1 if playing else 0]
-            if kind == "ppo" or (kind == "sac" and self.step >= t.warmup_steps):
-                yield Assignment(seed, "training", price=t.price, stream=2)
-            else:
-                yield self._explored(seed, kind, rng)
-
-    def _explored(self, seed: int, kind: str, rng: np.random.Generator) -> Assignment:
-        """Return an episode of random calls, or of a learned Switcher with some."""
-        t = self.experiment.train
-        learned = self.step > t.num_steps / 2 and rng.random() < t.on_policy and kind in ("budget", "price")
-        price = math.exp(rng.uniform(math.log(t.lowest_price), math.log(t.highest_price)))
-        budget = int(rng.integers(t.max_calls + 1)) if t.budget is None else t.budget
-        cap = budget if kind == "budget" else None
-        if learned:
-            return Assignment(seed, "training", cap, price if kind == "price" else 0.0, epsilon=t.epsilon, stream=2)
-        rate, guided = float(rng.random()), bool(rng.random() < t.guided)
-        if t.relabel:
-            cap, price = None, 0.0
-        return Assignment(seed, "training", cap, price, random_rate=rate, guided=guided, stream=2)
+            yield assignment(self.experiment.train, self.experiment.seed, number, self.step)
 
     def train(self, progress: Callable[[Progress], None] | None = None) -> None:
-        """Train to the end; on KeyboardInterrupt save a checkpoint and policies, and raise it on."""
+        """Train to the end; on KeyboardInterrupt save a checkpoint and policies, and raise it on.
+
+        Ctrl-C and SIGTERM wait until the episodes have taken their step and the learners have caught up, so that the
+        run goes on as if it had not been interrupted; a second one does not wait.
+        """
         t = self.experiment.train
-        last_metrics = last_saved = self.step
-        begun = time.perf_counter() - self.seconds
+        last_saved, begun = self.step, time.perf_counter() - self.seconds
         try:
-            for episode, trajectory in rollout(
-                self.envs, self.agent, self.assignments(), self.experiment.env.id, t.price_measure
-            ):
-                self.replay.add(trajectory)
-                for learner in self.learners.values():
-                    learner.observe(trajectory)
-                passed = self._snapshots_passed()
-                self._note(episode)
-                self._learn()
-                if self._snapshots_passed() > passed:
-                    self._save_policies(min(self.step, t.num_steps))
-                self.seconds = time.perf_counter() - begun
-                if progress:
-                    progress(self._progress())
-                if self.step - last_metrics >= METRICS_STEPS:
-                    last_metrics = self.step
-                    self._write_metrics()
-                if self.step >= t.num_steps:
-                    break
-                if self.step - last_saved >= t.checkpoint_steps:
-                    last_saved = self.step
-                    self.save()
-            if last_metrics == 0:  # a run too short for its first line: the report wants one
+            with held_back() as check, self.rollout:
+                while self.step < t.num_steps:
+                    for episode, trajectory in self.rollout.step() or ():
+                        self._take(episode, trajectory)
+                        self.seconds = time.perf_counter() - begun
+                        if progress:
+                            progress(self._progress())
+                        if self.step >= t.num_steps:
+                            break
+                    if t.checkpoint_steps <= self.step - last_saved < t.num_steps - last_saved:
+                        last_saved = self.step
+                        self.save()
+                    check()
+            if self.last_metrics == 0:  # a run too short for its first line: the report wants one
                 self._write_metrics()
         finally:
             self.pool.shutdown(wait=True)  # after an interrupt, learners may still be in the middle of an update
             self.save()
+
+    def _take(self, episode: Episode, trajectory: Trajectory) -> None:
+        """Store an episode, and learn."""
+        self.replay.add(trajectory)
+        for learner in self.learners.values():
+            learner.observe(trajectory)
+        passed = self._snapshots_passed()
+        self._note(episode)
+        self._learn()
+        if self._snapshots_passed() > passed:
+            self._save_policies(min(self.step, self.experiment.train.num_steps))
+        if self.step - self.last_metrics >= METRICS_STEPS:
+            self._write_metrics()
 
     def _note(self, episode: Episode) -> None:
         self.step += len(episode.steps)
@@ -250,7 +213,7 @@ class Trainer:
         return Progress(self.step, self.experiment.train.num_steps, success, calls)
 
     def _write_metrics(self) -> None:
-        now = self._progress()
+        now, self.last_metrics = self._progress(), self.step
         row = {"step": self.step, "episodes": self.started, "seconds": round(self.seconds, 3)}
         row |= {"success": now.success, "calls": now.calls, **self.losses}
         with (self.run.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
@@ -267,39 +230,45 @@ class Trainer:
         """Write the policies, and the checkpoint from which training goes on (without replay once it is done)."""
         done = self.step >= self.experiment.train.num_steps
         self._save_policies()
-        state: dict[str, Any] = {"step": self.step, "started": self.started, "seconds": self.seconds, "done": done}
-        state["features"] = FEATURES
+        state: dict[str, Any] = {name: getattr(self, name) for name in _COUNTERS}
+        state |= {"format": FORMAT, "features": FEATURES, "done": done}
         state["learners"] = {name: learner.state_dict() for name, learner in self.learners.items()}
         if not done:
-            replay = self.replay.state()
-            replay["columns"] = {name: torch.from_numpy(column) for name, column in replay["columns"].items()}
-            state["replay"] = replay
-        save_checkpoint(self.run.checkpoint, state)
+            state |= {"replay": self.replay.state(), "playing": self.rollout.state(), "recent": list(self.recent)}
+            state["models"] = {name: model.state() for name, model in self.models.items()}
+        save_checkpoint(self.run.checkpoint, state, keep=not done)
+        if done:
+            previous(self.run.checkpoint).unlink(missing_ok=True)
 
     def _save_policies(self, snapshot: int | None = None) -> None:
         for name, learner in self.learners.items():
             state = {"switcher": learner.switcher.state(), "step": self.step, "features": FEATURES}
             save_checkpoint(self.run.policy(name, snapshot), state)
 
-    def restore(self) -> None:
-        """Go on from the run's checkpoint; episodes that were being played are begun anew, under new seeds."""
-        state = load_checkpoint(self.run.checkpoint)
-        if state.get("features") != FEATURES:
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint.
+
+        Where training stood in the middle of episodes, it goes on with them: networks, optimisers, generators, replay,
+        what the models said, and the episodes are what they were. Raises `CheckpointError` where that can't be.
+        """
+        path = self.run.checkpoint
+        if state.get("features") != FEATURES or state.get("format") != FORMAT:
             raise CheckpointError(
-                f"{self.run.checkpoint} was trained on features that this version has no more: take another folder"
+                f"{path} was written by a version of londi whose features or checkpoints differ: take another folder"
             )
         try:
             for name, learner in self.learners.items():
                 learner.load_state_dict(state["learners"][name])
-            self.step, self.started, self.seconds = state["step"], state["started"], state["seconds"]
-            replay = state["replay"]
-            replay["columns"] = {name: column.numpy() for name, column in replay["columns"].items()}
-            self.replay.restore(replay)
+            for name in _COUNTERS:
+                setattr(self, name, state[name])
+            self.recent.extend((bool(success), int(calls)) for success, calls in state["recent"])
+            self.replay.restore(state["replay"])
+            for name, model in self.models.items():
+                model.restore(state["models"][name])
+            self.begun_anew += self.rollout.restore(state["playing"])
             self._forget_later_metrics()
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
-            raise CheckpointError(
-                f"{self.run.checkpoint} does not fit this experiment: train into another folder"
-            ) from error
+            raise CheckpointError(f"{path} does not fit this experiment: train into another folder") from error
 
 
 def _has_price(model: lms.CachedLM, experiment: Experiment, env: TextEnv) -> bool:
@@ -339,13 +308,14 @@ def prepare(path: Path, experiment: Experiment) -> Trainer:
     run = Run.open(path)
     if run.experiment != experiment:
         raise RunError(f"{path} holds another experiment (its config.toml differs): choose another with --run")
-    if not run.checkpoint.is_file():
+    state = run.latest()
+    if state is None:
         return Trainer(run)
-    if load_checkpoint(run.checkpoint).get("done"):
+    if state.get("done"):
         raise RunError(
             f"{path} is trained already ({experiment.train.num_steps:,} steps): `londi evaluate {path}`, "
             "or train into another folder with --run"
         )
     trainer = Trainer(run)
-    trainer.restore()
+    trainer.restore(state)
     return trainer

@@ -16,6 +16,7 @@ from londi.config import EnvConfig
 from londi.encoders import Features
 from londi.errors import CheckpointError, ConfigError, RunError
 from londi.evaluate import evaluate
+from londi.exploration import players
 from londi.learners.base import NetworkLearner
 from londi.learners.dqn import DQNConfig, DQNLearner
 from londi.learners.ppo import PPOConfig, PPOLearner
@@ -26,7 +27,7 @@ from londi.policies import capped_policies, learned_policies
 from londi.run import Run, load_checkpoint, save_checkpoint
 from londi.switchers import Query
 from londi.switchers.reader import NetworkShape
-from londi.train import Trainer, players, prepare
+from londi.train import Trainer, prepare
 
 ROOT = Path(__file__).parents[2]
 SHAPE = NetworkShape(3, 64, reader=0, width=32, max_calls=3)
@@ -284,7 +285,7 @@ def test_policies_for_other_features_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="features"):
         trainer.run.load_switchers()
     with pytest.raises(CheckpointError, match="features"):
-        trainer.restore()
+        trainer.restore(load_checkpoint(trainer.run.checkpoint))
 
 
 def test_policies_of_rivals() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +57,6 @@ class PPOLearner(NetworkLearner):
     """Updates a policy and a value from the episodes it has played itself; each is used in one round only.
 
     `update` is called as often as other learners take a step; it does a round as soon as there are steps for it.
-    Episodes that wait for their round are no part of its state: resumed, it plays others.
     """
 
     def __init__(self, config: PPOConfig, shape: NetworkShape, num_updates: int, seed: int) -> None:
@@ -77,6 +77,15 @@ class PPOLearner(NetworkLearner):
     def observe(self, trajectory: Trajectory) -> None:
         """Keep an episode for the next round."""
         self.played.append(trajectory)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that goes on changing, the episodes that wait for their round included."""
+        return super().state_dict() | {"played": [each.state() for each in self.played]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        super().load_state_dict(state)
+        self.played = [Trajectory.from_state(each) for each in state["played"]]
 
     def update(self, replay: Replay) -> dict[str, float]:
         """Do a round, if there are enough steps; return its mean losses."""

@@ -7,6 +7,7 @@ exact sample for both choices. What budget and price a step was made under is ke
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +50,19 @@ class Trajectory:
     price: NDArray[np.float32]
     cost: NDArray[np.float32]
 
+    def state(self) -> dict[str, Any]:
+        """Return its arrays, for a checkpoint."""
+        rest = {name: getattr(self, name) for name in _PLAIN if name != "done"}
+        return {**{name: getattr(self.features, name) for name in _FEATURES}, **rest}
 
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Trajectory:
+        """Read what `state` returned; raises KeyError where it is damaged."""
+        features = Features(*(np.asarray(state[name]) for name in _FEATURES))
+        return cls(features, **{name: np.asarray(state[name]) for name in _PLAIN if name != "done"})
+
+
+_FEATURES = ("text", "fields", "dense")
 _PLAIN = ("called", "agreed", "reward", "done", "remaining", "price", "cost")
 
 
@@ -70,16 +83,7 @@ class Replay:
         steps = len(trajectory.reward)
         done = np.zeros(steps, bool)
         done[-1] = True
-        f = trajectory.features
-        parts: dict[str, NDArray[Any]] = {
-            "text": f.text,
-            "fields": f.fields,
-            "dense": f.dense,
-            "called": trajectory.called,
-        }
-        parts |= {"agreed": trajectory.agreed, "reward": trajectory.reward, "done": done}
-        parts |= {"remaining": trajectory.remaining, "price": trajectory.price}
-        parts |= {"cost": trajectory.cost}
+        parts: dict[str, NDArray[Any]] = trajectory.state() | {"done": done}
         if not self._columns:
             self._columns = {name: np.zeros((self.capacity, *p.shape[1:]), p.dtype) for name, p in parts.items()}
         rows = (self._next + np.arange(steps)) % self.capacity
@@ -114,6 +118,7 @@ class Replay:
             raise KeyError(f"stored steps without {', '.join(sorted(missing))}")
         self._next, self._size = state["next"], state["size"]
         self._columns = {}
-        for name, part in state["columns"].items():
+        for name, column in state["columns"].items():
+            part = np.asarray(column)
             self._columns[name] = np.zeros((self.capacity, *part.shape[1:]), part.dtype)
             self._columns[name][: len(part)] = part

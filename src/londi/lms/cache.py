@@ -6,7 +6,11 @@ decision is that of the call it stands for: a policy is charged as if it had ask
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
+from typing import Any
+
+import numpy as np
 
 from londi.errors import ModelError
 from londi.lms.base import Bounded, Decision, LanguageModel
@@ -41,3 +45,30 @@ class CachedLM:
         while len(self._known) > self.capacity:
             del self._known[next(iter(self._known))]
         return decisions
+
+    def state(self) -> dict[str, Any]:
+        """Return the decisions that are kept, in plain types and arrays, for a checkpoint."""
+        sets = list(dict.fromkeys(closed for _, closed in self._known))
+        which = {closed: number for number, closed in enumerate(sets)}
+        rows = [
+            (prompt, which[closed], d.action, d.thought, astuple(d.usage), d.logprobs, d.logprob, d.entropy)
+            for (prompt, closed), d in self._known.items()
+        ]
+        shown = [d.hidden for d in self._known.values()]
+        hidden = [h for h in shown if h is not None]
+        return {
+            "sets": sets,
+            "rows": rows,
+            "shown": [h is not None for h in shown],
+            "hidden": np.stack(hidden) if hidden else None,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned; raises KeyError, TypeError or ValueError where it is damaged."""
+        hidden = iter(() if state["hidden"] is None else np.asarray(state["hidden"]))
+        for row, shown in zip(state["rows"], state["shown"], strict=True):
+            prompt, which, action, thought, usage, logprobs, logprob, entropy = row
+            kept = next(hidden) if shown else None
+            self._known[prompt, state["sets"][which]] = Decision(
+                action, Usage(*usage), logprobs, thought, kept, logprob=logprob, entropy=entropy
+            )
