@@ -32,6 +32,7 @@ from londi.switchers.base import budget_rows
 from londi.switchers.network import (
     NETWORKS,
     BudgetNetwork,
+    Disagreement,
     NetworkSwitcher,
     PolicyNetwork,
     PriceNetwork,
@@ -267,15 +268,42 @@ def test_the_price_is_the_routers_threshold() -> None:
         assert (choice.call == (choice.disagree > price)).all()
 
 
+def say(disagree: Disagreement, *biases: float) -> None:
+    """Have its readers give these logits everywhere; one for all, or one each."""
+    heads = [disagree.head, *([] if disagree.plain is None else [disagree.plain[1]])]
+    for head, bias in zip(heads, biases * (2 if len(biases) == 1 else 1), strict=False):
+        assert isinstance(head, torch.nn.Linear)
+        with torch.no_grad():
+            head.weight.zero_()
+            head.bias.fill_(bias)
+
+
+def test_two_readers_are_heard_alike() -> None:
+    for kind in ("budget", "price", "router"):
+        switcher = network(kind, gated=True)
+        say(switcher.network.disagree, -40.0, 0.0)  # type: ignore[arg-type]
+        choice = switcher.choose(make_query(3, 0.2))
+        assert choice.disagree is not None
+        np.testing.assert_allclose(choice.disagree, 0.25, atol=1e-6)
+    assert network("price").network.disagree.plain is None, "ungated networks stay as small as they were"  # type: ignore[union-attr]
+
+
+def test_the_second_reader_sees_no_text() -> None:
+    made = PriceNetwork(shape(gated=True))
+    assert made.disagree.plain is not None
+    phi = tensors(make_query(3, 0.2).features)
+    other = phi._replace(text=torch.zeros_like(phi.text), which=torch.zeros_like(phi.which))
+    assert torch.equal(made.disagree.plain(phi), made.disagree.plain(other))
+    assert not torch.equal(made.trunk(phi), made.trunk(other))
+
+
 @pytest.mark.parametrize("kind", ["budget", "price"])
 def test_a_call_gains_nothing_where_the_models_agree(kind: str) -> None:
     """Whatever was learned of gains: where DEEPTHINK would act as QUICK, a call only costs."""
     switcher = network(kind, gated=True)
     assert isinstance(switcher.network, BudgetNetwork | PriceNetwork)
     for bias, calls in ((-40.0, False), (40.0, True)):
-        with torch.no_grad():
-            switcher.network.disagree.weight.zero_()
-            switcher.network.disagree.bias.fill_(bias)
+        say(switcher.network.disagree, bias)
         choice = switcher.choose(make_query(3, 0.01))
         assert choice.call.any() == calls
         assert (choice.advantage < 0).all() == (not calls)
@@ -284,12 +312,10 @@ def test_a_call_gains_nothing_where_the_models_agree(kind: str) -> None:
 def test_before_it_has_learned_it_calls_where_the_models_differ() -> None:
     made = PriceNetwork(shape(gated=True))
     with torch.no_grad():
-        for layer in (made.head, made.disagree):
-            layer.weight.zero_()
+        made.head.weight.zero_()
         made.head.bias.zero_()
     for bias in (-3.0, 3.0):
-        with torch.no_grad():
-            made.disagree.bias.fill_(bias)
+        say(made.disagree, bias)
         choice = NetworkSwitcher(made).choose(make_query(2, 0.01))
         differ = 1 / (1 + math.exp(-bias))
         np.testing.assert_allclose(choice.advantage, differ * 0.1 - 0.01, atol=1e-6)

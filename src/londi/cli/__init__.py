@@ -20,6 +20,7 @@ from londi.cli.runs import app
 from londi.cli.tables import reproduce
 from londi.cli.verify import verify
 from londi.errors import EXTRAS, LondiError, MissingExtraError
+from londi.interrupts import Terminated
 
 app.command(verify)
 app.command(reproduce)
@@ -46,6 +47,8 @@ def main(argv: list[str] | None = None) -> None:
             raise
         sys.stderr.write(f"londi: {MissingExtraError(package, EXTRAS[package])}\n")
         raise SystemExit(2) from None
+    except Terminated:
+        raise SystemExit(143) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except BrokenPipeError:

@@ -12,6 +12,7 @@ from londi.cli.runs import DEMO
 from londi.cli.terminal import bar, out, print_json
 from londi.errors import ConfigError
 
+RESUME = Path(__file__).parents[1] / "templates" / "resume.toml"
 bench = tyro.extras.SubcommandApp()
 
 
@@ -143,6 +144,35 @@ def bench_scienceworld(
     if not json:
         grown = f"{result['rss_growth_mb']:.1f} MB more memory in the last three quarters"
         out.print(f"{episodes} episodes, {result['killed']} killed, {result['lost']} lost, {grown}", highlight=False)
+        show_checks(result)
+    if not result["passed"]:
+        raise SystemExit(1)
+
+
+@bench.command(name="resume")
+def bench_resume(
+    experiment: Path | None = None,
+    trials: int = 50,
+    seed: int = 0,
+    json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Training that is killed at a random moment and goes on, against training that is not; exit 1 if they differ.
+
+    Args:
+        experiment: TOML file; default the exact room's, 3,000 steps.
+        trials: how often.
+        seed: decides the moments.
+        json: print JSON.
+    """
+    from londi.bench.resume import bench_resume as measure
+
+    if trials < 1 or seed < 0:
+        raise ConfigError("--trials must be at least 1 and --seed at least 0")
+    with bar("resume", trials) as move:
+        result = measure(config.load(experiment or RESUME), trials, seed, lambda done: move(done))
+    show(result, json)
+    if not json:
+        out.print(f"{trials} trainings, {result['killed']} killed, {result['resumed']} of them after a checkpoint")
         show_checks(result)
     if not result["passed"]:
         raise SystemExit(1)

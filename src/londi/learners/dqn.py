@@ -120,22 +120,22 @@ class DQNLearner(NetworkLearner):
         reward = torch.from_numpy(batch.reward)
         going = self.config.gamma * torch.from_numpy(~batch.done).float()
         losses = self._budget_losses if isinstance(self.network, BudgetNetwork) else self._price_losses
-        q, logit, quick, deep = losses(batch, reward, going)
+        q, logits, quick, deep = losses(batch, reward, going)
         # q, quick, deep: (B, R, 2), (B, R), (B, R); what DEEPTHINK said too is a sample of not calling as well
         as_quick = (~called | agreed)[:, None].expand_as(quick) & torch.isfinite(quick)
         as_deep = called[:, None].expand_as(deep) & torch.isfinite(deep)
         mask = torch.stack([as_quick, as_deep], -1)
         target = torch.stack([quick, deep], -1)
         value = smooth_l1_loss(q[mask], target[mask], beta=0.3) if mask.any() else q.sum() * 0
-        asked = logit[called]
-        truth = (~agreed[called]).float()
+        asked = logits[called]  # (b, K)
+        truth = (~agreed[called]).float()[:, None].expand_as(asked)
         return value, binary_cross_entropy_with_logits(asked, truth) if len(asked) else value * 0
 
     def _budget_losses(
         self, batch: Transitions, reward: Tensor, going: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return q (B, N+2, 2), the logit, and the targets (B, N+2) of not calling and of calling."""
-        q, logit = self.network(tensors(batch.features))
+        """Return q (B, N+2, 2), the logits, and the targets (B, N+2) of not calling and of calling."""
+        q, logits = self.network(tensors(batch.features))
         with torch.no_grad():
             following = tensors(batch.next_features)
             best = self.network(following)[0].argmax(-1, keepdim=True)
@@ -150,10 +150,10 @@ class DQNLearner(NetworkLearner):
                 rows = torch.from_numpy(budget_rows(batch.remaining, self.network.shape.max_calls))
                 keep[torch.arange(len(rows)), rows] = True
                 quick, deep = quick.where(keep, torch.nan), deep.where(keep, torch.nan)
-        return q, logit, quick, deep
+        return q, logits, quick, deep
 
     def _price_losses(self, batch: Transitions, reward: Tensor, going: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return q (B, P, 2), the logit, and the targets (B, P) of not calling and of calling."""
+        """Return q (B, P, 2), the logits, and the targets (B, P) of not calling and of calling."""
         c = self.config
         if c.relabel:
             low, high = math.log(c.lowest_price), math.log(c.highest_price)
@@ -161,13 +161,13 @@ class DQNLearner(NetworkLearner):
         else:
             drawn = batch.price[:, None].astype(np.float64)
         price = torch.from_numpy(drawn).float()
-        q, logit = self.network(tensors(batch.features), price)
+        q, logits = self.network(tensors(batch.features), price)
         with torch.no_grad():
             following = tensors(batch.next_features)
             best = self.network(following, price)[0].argmax(-1, keepdim=True)
             value = self.average(following, price)[0].gather(-1, best)[..., 0]  # (B, P)
             quick = reward[:, None] + going[:, None] * value
-        return q, logit, quick, quick - price * self._cost(batch)
+        return q, logits, quick, quick - price * self._cost(batch)
 
     def _cost(self, batch: Transitions) -> Tensor:
         """(B, 1) what each call cost, in units of the price."""

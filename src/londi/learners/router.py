@@ -33,7 +33,8 @@ class RouterLearner(NetworkLearner):
         self.updates += 1
         if not batch.called.any():
             return {}
-        logit = self.network(tensors(batch.features[batch.called]))
-        loss = binary_cross_entropy_with_logits(logit, torch.from_numpy(~batch.agreed[batch.called]).float())
+        logits = self.network(tensors(batch.features[batch.called]))  # (b, K)
+        truth = torch.from_numpy(~batch.agreed[batch.called]).float()[:, None]
+        loss = binary_cross_entropy_with_logits(logits, truth.expand_as(logits))
         self._minimise(loss)
         return {"loss": float(loss.detach())}

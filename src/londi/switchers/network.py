@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -34,7 +34,7 @@ def _both(out: Tensor) -> Tensor:
     return torch.stack([middle - half, middle + half], -1)
 
 
-def _values(out: Tensor, logit: Tensor, cost: Tensor) -> Tensor:
+def _values(out: Tensor, logits: Tensor, cost: Tensor) -> Tensor:
     """Q of not calling and of calling (B, R, 2) from three outputs (B, R, 3): their mean, half the gain, the cost.
 
     A call costs, and gains something only where DEEPTHINK acts otherwise: Q(call) = Q(no call) + d gain - cost, with d
@@ -42,9 +42,34 @@ def _values(out: Tensor, logit: Tensor, cost: Tensor) -> Tensor:
     learns from reward which disagreements matter.
     """
     middle, half, dearer = out.unbind(-1)
-    differs = logit.sigmoid().detach()[:, None]
+    differs = probability(logits).detach()[:, None]
     half = differs * (half + GAIN / 2) - cost / 2 * softplus(dearer + 0.5413)  # softplus(.5413) = 1
     return torch.stack([middle - half, middle + half], -1)
+
+
+def probability(logits: Tensor) -> Tensor:
+    """The probability (B,) of which K readers gave logits (B, K)."""
+    return logits.sigmoid().mean(-1)
+
+
+class Disagreement(nn.Module):
+    """Would DEEPTHINK act otherwise? Logits (B, K) of K readers, whose probabilities are averaged.
+
+    The first reads what the trunk has read. Where a call can gain something only by disagreement (`gated`), a second
+    one sees the dense features alone: what is known by heart of the texts of the training is worth nothing on others,
+    and one reader that is sure and wrong would hide every gain.
+    """
+
+    def __init__(self, shape: NetworkShape) -> None:
+        super().__init__()
+        self.head = nn.Linear(shape.width, 1)
+        plain = replace(shape, reader=0)
+        self.plain = nn.Sequential(Trunk(plain), nn.Linear(shape.width, 1)) if shape.gated and shape.reader else None
+
+    def forward(self, hidden: Tensor, phi: Phi) -> Tensor:
+        """Return the logits."""
+        found = self.head(hidden)
+        return found if self.plain is None else torch.cat([found, self.plain(phi)], 1)
 
 
 class BudgetNetwork(nn.Module):
@@ -64,10 +89,10 @@ class BudgetNetwork(nn.Module):
             self.mix, self.head = nn.Linear(shape.width + 2, shape.width), nn.Linear(shape.width, each)
             limit = torch.arange(rows) / shape.max_calls
             self.register_buffer("budgets", torch.stack([limit, limit > 1], -1), persistent=False)  # (N + 2, 2)
-        self.disagree = nn.Linear(shape.width, 1)
+        self.disagree = Disagreement(shape)
 
     def forward(self, phi: Phi) -> tuple[Tensor, Tensor]:
-        """Return Q (B, N + 2, 2), with Q[0, 1] = -inf, and the logit (B,) that DEEPTHINK would act otherwise."""
+        """Return Q (B, N + 2, 2), with Q[0, 1] = -inf, and the logits (B, K) that DEEPTHINK would act otherwise."""
         hidden = self.trunk(phi)
         if self.mix is None:
             out = self.head(hidden).view(len(hidden), self.shape.max_calls + 2, -1)
@@ -75,18 +100,18 @@ class BudgetNetwork(nn.Module):
             rows = self.shape.max_calls + 2
             wide, given = hidden[:, None].expand(-1, rows, -1), self.budgets.expand(len(hidden), -1, -1)
             out = self.head(torch.relu(self.mix(torch.cat([wide, given], -1))))
-        logit = self.disagree(hidden)[:, 0]
-        q = _values(out, logit, torch.tensor(SPENT)) if self.shape.gated else _both(out)
+        logits = self.disagree(hidden, phi)
+        q = _values(out, logits, torch.tensor(SPENT)) if self.shape.gated else _both(out)
         mask = torch.zeros_like(q)
         mask[:, 0, 1] = -torch.inf
-        return q + mask, logit
+        return q + mask, logits
 
     def judge(self, phi: Phi, remaining: NDArray[np.float64], price: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
-        """Return the advantage of calling (B,) with so many calls left, and the logit; the price plays no part."""
+        """Return the advantage of calling (B,) with so many calls left, and the logits; the price plays no part."""
         rows = torch.from_numpy(budget_rows(remaining, self.shape.max_calls))
-        values, logit = self(phi)
+        values, logits = self(phi)
         q = values[torch.arange(len(rows)), rows]  # (B, 2)
-        return q[:, 1] - q[:, 0], logit
+        return q[:, 1] - q[:, 0], logits
 
 
 class PriceNetwork(nn.Module):
@@ -102,7 +127,7 @@ class PriceNetwork(nn.Module):
         self.trunk = Trunk(shape)
         self.mix = nn.Linear(shape.width + self.BASES + 1, shape.width)
         self.head = nn.Linear(shape.width, 3 if shape.gated else 2)
-        self.disagree = nn.Linear(shape.width, 1)
+        self.disagree = Disagreement(shape)
 
     def _embed(self, price: Tensor) -> Tensor:
         log = price.clamp(min=math.exp(self.LOWEST)).log()[..., None]
@@ -111,18 +136,18 @@ class PriceNetwork(nn.Module):
         return torch.cat([log / 5, torch.exp(-0.5 * ((log - centres) / step) ** 2)], -1)
 
     def forward(self, phi: Phi, price: Tensor) -> tuple[Tensor, Tensor]:
-        """Return Q (B, P, 2) for `price` (B, P), and the logit (B,) that DEEPTHINK would act otherwise."""
+        """Return Q (B, P, 2) for `price` (B, P), and the logits (B, K) that DEEPTHINK would act otherwise."""
         hidden = self.trunk(phi)
         wide = hidden[:, None].expand(-1, price.shape[1], -1)
         mixed = torch.relu(self.mix(torch.cat([wide, self._embed(price)], -1)))
-        logit = self.disagree(hidden)[:, 0]
+        logits = self.disagree(hidden, phi)
         out = self.head(mixed)
-        return _values(out, logit, price) if self.shape.gated else _both(out), logit
+        return _values(out, logits, price) if self.shape.gated else _both(out), logits
 
     def judge(self, phi: Phi, remaining: NDArray[np.float64], price: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
-        """Return the advantage of calling (B,) at the price, and the logit; the budget plays no part."""
-        values, logit = self(phi, torch.from_numpy(price)[:, None].float())
-        return values[:, 0, 1] - values[:, 0, 0], logit
+        """Return the advantage of calling (B,) at the price, and the logits; the budget plays no part."""
+        values, logits = self(phi, torch.from_numpy(price)[:, None].float())
+        return values[:, 0, 1] - values[:, 0, 0], logits
 
 
 class RouterNetwork(nn.Module):
@@ -134,16 +159,16 @@ class RouterNetwork(nn.Module):
         super().__init__()
         self.shape = shape
         self.trunk = Trunk(shape)
-        self.disagree = nn.Linear(shape.width, 1)
+        self.disagree = Disagreement(shape)
 
     def forward(self, phi: Phi) -> Tensor:
-        """Return the logit (B,)."""
-        return self.disagree(self.trunk(phi))[:, 0]  # type: ignore[no-any-return]
+        """Return the logits (B, K)."""
+        return self.disagree(self.trunk(phi), phi)  # type: ignore[no-any-return]
 
     def judge(self, phi: Phi, remaining: NDArray[np.float64], price: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
-        """Return by how much the probability exceeds the price (B,), and the logit."""
-        logit = self(phi)
-        return logit.sigmoid().double() - torch.from_numpy(price), logit
+        """Return by how much the probability exceeds the price (B,), and the logits."""
+        logits = self(phi)
+        return probability(logits).double() - torch.from_numpy(price), logits
 
 
 class PolicyNetwork(nn.Module):
@@ -182,10 +207,10 @@ class NetworkSwitcher:
     @torch.inference_mode()
     def choose(self, query: Query) -> Choice:
         """Choose for B states; the budget network ignores the price, the others the budget (but 0)."""
-        found, logit = self.network.judge(tensors(query.features), query.remaining, query.price)
+        found, logits = self.network.judge(tensors(query.features), query.remaining, query.price)
         advantage = np.where(query.remaining > 0, found.double().numpy(), np.nan)
         call = advantage > 0
-        disagree = None if logit is None else logit.sigmoid().double().numpy()
+        disagree = None if logits is None else probability(logits).double().numpy()
         return Choice(call, np.ones(len(call)), advantage, disagree)
 
     def state(self) -> dict[str, Any]:
