@@ -300,7 +300,13 @@ def parse(data: dict[str, Any], source: str = "the experiment") -> Experiment:
 
 def dump(experiment: Experiment) -> str:
     """Return the experiment as TOML, every setting resolved."""
-    return tomli_w.dumps(_without_none(_ADAPTER.dump_python(experiment, mode="json")))
+    return tomli_w.dumps(plain(experiment))
+
+
+def plain(experiment: Experiment) -> dict[str, Any]:
+    """Return the experiment as plain types, every setting resolved, those that are None left out."""
+    found: dict[str, Any] = _without_none(_ADAPTER.dump_python(experiment, mode="json"))
+    return found
 
 
 def _without_none(value: Any) -> Any:

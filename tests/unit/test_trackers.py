@@ -1,0 +1,113 @@
+"""Each tracker is the real package, offline, read back by its own reader."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from londi import config, trackers
+from londi.errors import ConfigError, MissingExtraError
+from londi.run import Run
+from londi.trackers import make_trackers, tell
+from londi.train import prepare
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run.create(tmp_path / "run", config.load(ROOT / "experiments" / "keydoor.toml"))
+
+
+def test_tensorboard(run: Run) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+
+    for first, value in ((0, 0.25), (2000, 0.5)):
+        (tracker,) = make_trackers(["tensorboard"], run, first)
+        tracker.log(first + 1000, {"success": value})
+        tracker.close()
+    found = EventAccumulator(str(run.path / "tensorboard"))
+    found.Reload()
+    assert [(event.step, event.value) for event in found.Scalars("success")] == [(1000, 0.25), (3000, 0.5)]
+
+
+def test_mlflow_goes_on_in_the_same_run(run: Run) -> None:
+    import mlflow
+
+    for step, value in ((1000, 0.25), (2000, 0.5)):
+        (tracker,) = make_trackers(["mlflow"], run, step)
+        tracker.log(step, {"success": value})
+        tracker.close()
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{run.path / 'mlflow.db'}")
+    made = client.get_experiment_by_name("keydoor")
+    assert made is not None
+    (kept,) = client.search_runs([made.experiment_id])
+    assert [(m.step, m.value) for m in client.get_metric_history(kept.info.run_id, "success")] == [
+        (1000, 0.25),
+        (2000, 0.5),
+    ]
+    assert (kept.data.params["train.gamma"], kept.info.status) == ("0.97", "FINISHED")
+
+
+def test_wandb_is_offline_and_goes_on_in_the_same_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    for step in (1000, 2000):
+        (tracker,) = make_trackers(["wandb"], run, step)
+        tracker.log(step, {"success": 0.5})
+        tracker.close()
+    name = json.loads((run.path / "trackers.json").read_text())["wandb"]
+    files = list((run.path / "wandb").glob(f"offline-run-*/run-{name}.wandb"))
+    assert files
+    assert all(file.stat().st_size > 0 for file in files)
+
+
+def test_training_tells_them_what_it_writes(tmp_path: Path) -> None:
+    told: dict[int, dict[str, float]] = {}
+
+    class Mine:
+        closed = False
+
+        def log(self, step: int, values: Mapping[str, float]) -> None:
+            told[step] = dict(values)
+
+        def close(self) -> None:
+            self.closed = True
+
+    experiment = config.load(ROOT / "experiments" / "keydoor.toml")
+    trainer = prepare(
+        tmp_path / "run", replace(experiment, train=replace(experiment.train, num_steps=2_100, updates_per_step=0.05))
+    )
+    mine = Mine()
+    trainer.trackers.append(mine)
+    trainer.train()
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    other = ("step", "episodes", "seconds")
+    assert told == {row["step"]: {k: v for k, v in row.items() if k not in other} for row in rows}
+    assert len(told) == 2
+    assert mine.closed
+
+
+def test_one_that_fails_is_told_no_more() -> None:
+    class Broken:
+        def log(self, step: int, values: Mapping[str, float]) -> None:
+            raise OSError("no space left")
+
+        def close(self) -> None: ...
+
+    every: list[trackers.Tracker] = [Broken()]
+    with pytest.warns(UserWarning, match="Broken failed.*no space left"):
+        tell(every, 1, {"success": 1.0})
+    assert every == []
+
+
+def test_names_and_packages(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="tensorboard, wandb, mlflow"):
+        make_trackers(["comet"], run)
+    monkeypatch.setattr(trackers, "find_spec", lambda package: None)
+    for name in trackers.TRACKERS:
+        with pytest.raises(MissingExtraError, match=name):
+            make_trackers([name], run)
