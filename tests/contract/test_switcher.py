@@ -32,10 +32,11 @@ from londi.switchers.base import budget_rows
 from londi.switchers.network import (
     NETWORKS,
     BudgetNetwork,
-    Disagreement,
+    Network,
     NetworkSwitcher,
     PolicyNetwork,
     PriceNetwork,
+    RouterNetwork,
     SampledSwitcher,
 )
 from londi.switchers.reader import NetworkShape, tensors
@@ -65,7 +66,9 @@ def network(kind: Any, **changes: Any) -> NetworkSwitcher:
                 parameter.mul_(2)
         if isinstance(made, PriceNetwork):
             # the advantage is twice the second output: centre it, so that about half of the states call
-            made.head.bias[1] -= float(np.nanmedian(NetworkSwitcher(made).choose(make_query()).advantage)) / 2
+            half = float(np.nanmedian(NetworkSwitcher(made).choose(make_query()).advantage)) / 2
+            for reader in made.readers:
+                reader.head.bias[1] -= half  # type: ignore[union-attr,index,operator]
     return NetworkSwitcher(made)
 
 
@@ -268,10 +271,11 @@ def test_the_price_is_the_routers_threshold() -> None:
         assert (choice.call == (choice.disagree > price)).all()
 
 
-def say(disagree: Disagreement, *biases: float) -> None:
-    """Have its readers give these logits everywhere; one for all, or one each."""
-    heads = [disagree.head, *([] if disagree.plain is None else [disagree.plain[1]])]
-    for head, bias in zip(heads, biases * (2 if len(biases) == 1 else 1), strict=False):
+def say(made: Network, *biases: float) -> None:
+    """Have the readers give these logits everywhere; one for all, or one each."""
+    assert not isinstance(made, PolicyNetwork)
+    for reader, bias in zip(made.readers, biases * (2 if len(biases) == 1 else 1), strict=False):
+        head = reader[1] if isinstance(made, RouterNetwork) else reader.disagree  # type: ignore[index]
         assert isinstance(head, torch.nn.Linear)
         with torch.no_grad():
             head.weight.zero_()
@@ -281,20 +285,30 @@ def say(disagree: Disagreement, *biases: float) -> None:
 def test_two_readers_are_heard_alike() -> None:
     for kind in ("budget", "price", "router"):
         switcher = network(kind, gated=True)
-        say(switcher.network.disagree, -40.0, 0.0)  # type: ignore[arg-type]
+        say(switcher.network, -40.0, 0.0)
         choice = switcher.choose(make_query(3, 0.2))
         assert choice.disagree is not None
         np.testing.assert_allclose(choice.disagree, 0.25, atol=1e-6)
-    assert network("price").network.disagree.plain is None, "ungated networks stay as small as they were"  # type: ignore[union-attr]
+    for kind in ("budget", "price"):
+        made = network(kind, gated=True).network
+        assert isinstance(made, BudgetNetwork | PriceNetwork)
+        args = (tensors(FEATURES),) if kind == "budget" else (tensors(FEATURES), torch.full((len(FEATURES), 1), 0.1))
+        each, mean = made.each(*args)[0], made(*args)[0]
+        assert each.shape[1] == 2
+        assert not torch.equal(each[:, 0], each[:, 1])
+        torch.testing.assert_close(each.mean(1), mean)
+    plain = network("price").network
+    assert isinstance(plain, PriceNetwork)
+    assert len(plain.readers) == 1, "ungated networks stay as small as they were"
 
 
 def test_the_second_reader_sees_no_text() -> None:
     made = PriceNetwork(shape(gated=True))
-    assert made.disagree.plain is not None
-    phi = tensors(make_query(3, 0.2).features)
+    phi = tensors(FEATURES)
     other = phi._replace(text=torch.zeros_like(phi.text), which=torch.zeros_like(phi.which))
-    assert torch.equal(made.disagree.plain(phi), made.disagree.plain(other))
-    assert not torch.equal(made.trunk(phi), made.trunk(other))
+    first, second = ((reader.trunk(phi), reader.trunk(other)) for reader in made.readers)  # type: ignore[operator]
+    assert not torch.equal(*first)
+    assert torch.equal(*second)
 
 
 @pytest.mark.parametrize("kind", ["budget", "price"])
@@ -303,7 +317,7 @@ def test_a_call_gains_nothing_where_the_models_agree(kind: str) -> None:
     switcher = network(kind, gated=True)
     assert isinstance(switcher.network, BudgetNetwork | PriceNetwork)
     for bias, calls in ((-40.0, False), (40.0, True)):
-        say(switcher.network.disagree, bias)
+        say(switcher.network, bias)
         choice = switcher.choose(make_query(3, 0.01))
         assert choice.call.any() == calls
         assert (choice.advantage < 0).all() == (not calls)
@@ -312,10 +326,12 @@ def test_a_call_gains_nothing_where_the_models_agree(kind: str) -> None:
 def test_before_it_has_learned_it_calls_where_the_models_differ() -> None:
     made = PriceNetwork(shape(gated=True))
     with torch.no_grad():
-        made.head.weight.zero_()
-        made.head.bias.zero_()
+        for reader in made.readers:
+            assert isinstance(reader.head, torch.nn.Linear)
+            reader.head.weight.zero_()
+            reader.head.bias.zero_()
     for bias in (-3.0, 3.0):
-        say(made.disagree, bias)
+        say(made, bias)
         choice = NetworkSwitcher(made).choose(make_query(2, 0.01))
         differ = 1 / (1 + math.exp(-bias))
         np.testing.assert_allclose(choice.advantage, differ * 0.1 - 0.01, atol=1e-6)

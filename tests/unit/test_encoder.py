@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from londi.encoders import ENTROPY, MARGIN, Features, Moment, TextEncoder
-from londi.encoders.text import NUM_MOMENT, NUM_OPEN_ACTIONS, echo, grounding
+from londi.encoders.text import NUM_MOMENT, NUM_OPEN_ACTIONS, echo, grounding, links
 from londi.errors import ConfigError
 from londi.lms.base import Decision
 from londi.prompt import PromptTemplate
@@ -202,6 +202,19 @@ def test_free_text_is_held_against_what_was_done() -> None:
     assert echo(done, "") == (0.0,) * 6
 
 
+def test_things_are_linked_by_the_clause_that_shows_both() -> None:
+    text = "You see a pot 1 (with a banana tree, soil); a pot 2 (with a pea plant, soil); a door that is open."
+    prompt = PromptTemplate().render("find a plant", [text], ["focus on banana tree", "open door"])
+    done = moment(actions=("focus on banana tree",), overrides=1, since_override=1)
+    assert links(prompt, done, "take pot 1") == (2 / 3, 2 / 3)
+    assert links(prompt, done, "take pot 2") == (1 / 3, 1 / 3)
+    later = moment(actions=("focus on banana tree", "open door"), overrides=1, since_override=2)
+    assert links(prompt, later, "take pot 1") == (0.0, 2 / 3)
+    assert links(str(prompt), moment(actions=("focus on pea plant",)), "take pot 2") == (2 / 3, 0.0)
+    assert links(prompt, moment(actions=("jump",)), "take pot 1") == (0.0, 0.0), "nothing shows it"
+    assert links(prompt, moment(), "") == (0.0, 0.0)
+
+
 def test_free_text_is_read_as_the_end_of_the_prompt() -> None:
     def features(action: str, admissible: tuple[str, ...] | None) -> Features:
         return TextEncoder().encode(PROMPTS[:1], [decision(None, action)], [moment()], admissible)
@@ -215,7 +228,8 @@ def test_open_actions_with_scores_are_sorted() -> None:
     scored = encoder.encode(["goal: g"], [decision((0.2, 0.5, 0.3))], [moment()], None).dense[0]
     assert scored[NUM_MOMENT : NUM_MOMENT + 3].tolist() == pytest.approx([0.5, 0.3, 0.2])
     many = decision(tuple([1 / 40] * 40))
-    assert np.count_nonzero(encoder.encode(["g"], [many], [moment()], None).dense[0, NUM_MOMENT:28]) == NUM_OPEN_ACTIONS
+    row = encoder.encode(["g"], [many], [moment()], None).dense[0]
+    assert np.count_nonzero(row[NUM_MOMENT : NUM_MOMENT + NUM_OPEN_ACTIONS]) == NUM_OPEN_ACTIONS
 
 
 def test_an_action_outside_the_closed_set_is_encoded_not_refused() -> None:

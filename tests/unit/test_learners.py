@@ -46,8 +46,7 @@ def learner(kind: str, **settings: object) -> DQNLearner:
 def terms(agent: DQNLearner, data: Transitions) -> tuple[torch.Tensor, ...]:
     reward = torch.from_numpy(data.reward)
     going = agent.config.gamma * torch.from_numpy(~data.done).float()
-    losses = agent._budget_losses if agent.config.learner == "budget" else agent._price_losses
-    return losses(data, reward, going)
+    return agent._targets(data, reward, going)
 
 
 def test_budget_targets_shift_the_remaining_budget_by_one_call() -> None:
@@ -93,7 +92,7 @@ def test_what_deepthink_said_too_teaches_both_choices(kind: str) -> None:
     def sensitivity(agreed: bool) -> float:
         agent = learner(kind, disagree_weight=0.0)
         captured: list[torch.Tensor] = []
-        inner = agent._budget_losses if kind == "budget" else agent._price_losses
+        inner = agent._targets
 
         def keep(*args: object) -> tuple[torch.Tensor, ...]:
             result = inner(*args)  # type: ignore[arg-type]

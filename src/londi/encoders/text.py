@@ -27,12 +27,12 @@ from londi.usage import Usage
 
 _CLAUSE = re.compile(r"[.,;!?]\s+|[.;!?]$")
 _WORD = re.compile(r"[^\W_]+")
-FEATURES = 3
+FEATURES = 4
 """Version of what phi means; a Switcher that was trained on another acts on features that it never saw."""
 NUM_FIELDS = 8
 NUM_MOMENT = 12
 """Dense columns before those of the actions: entropy, margin, and the moment of the episode."""
-NUM_OPEN_ACTIONS = 16
+NUM_OPEN_ACTIONS = 18
 """Buckets for the actions of an open set."""
 
 
@@ -146,6 +146,7 @@ class TextEncoder:
                 bool(m.actions) and m.actions[-1] == decision.action,
                 *grounding(prompt, decision.action),
                 *echo(m, decision.action),
+                *links(prompt, m, decision.action),
             )
         for slot, action in enumerate((decision.action, *moment.actions[:-3:-1]), start=1):
             columns[NUM_MOMENT + slot * size + _index(action, admissible)] = 1
@@ -192,12 +193,33 @@ def echo(moment: Moment, action: str) -> tuple[float, ...]:
 
     A plan keeps to its things: who was told to take one thing, and goes on with another, has lost the thread.
     """
-    done = moment.actions
-    last, override = done[-1:], done[-moment.since_override :][:1] if moment.since_override else ()
     shares: list[float] = []
-    for texts in (last, done[:-1], override):
+    for texts in (moment.actions[-1:], moment.actions[:-1], _overriding(moment)):
         shares += map(_share, _shown("\n".join(texts), action))
     return tuple(shares)
+
+
+def links(prompt: str, moment: Moment, action: str) -> tuple[float, float]:
+    """Return two shares, in [0, 1]: of an action's words in that clause of the latest observation which most shows the
+    action before it, and in that which most shows what DEEPTHINK last did in QUICK's place.
+
+    Who was told of the banana tree needs the pot that it stands in, and the text says which in one breath.
+    """
+    text = prompt.turns[-1] if isinstance(prompt, Prompt) else prompt.partition("\n")[2]
+    clauses = [set(_WORD.findall(clause)) for clause in _CLAUSE.split(text.lower())]
+    words = set(_WORD.findall(action.lower()))
+    shares = []
+    for texts in (moment.actions[-1:], _overriding(moment)):
+        told = set(_WORD.findall(" ".join(texts).lower()))
+        most = max(len(told & clause) for clause in clauses)
+        near = (len(words & clause) for clause in clauses if len(told & clause) == most)
+        shares.append(max(near) / max(1, len(words)) if most else 0.0)
+    return shares[0], shares[1]
+
+
+def _overriding(moment: Moment) -> tuple[str, ...]:
+    """What DEEPTHINK last did in QUICK's place, if it did."""
+    return moment.actions[-moment.since_override :][:1] if moment.since_override else ()
 
 
 def _shown(text: str, action: str) -> tuple[list[bool], list[bool]]:

@@ -119,26 +119,31 @@ class DQNLearner(NetworkLearner):
         agreed = torch.from_numpy(batch.agreed)
         reward = torch.from_numpy(batch.reward)
         going = self.config.gamma * torch.from_numpy(~batch.done).float()
-        losses = self._budget_losses if isinstance(self.network, BudgetNetwork) else self._price_losses
-        q, logits, quick, deep = losses(batch, reward, going)
-        # q, quick, deep: (B, R, 2), (B, R), (B, R); what DEEPTHINK said too is a sample of not calling as well
+        q, logits, quick, deep = self._targets(batch, reward, going)
+        # q, quick, deep: (B, M, R, 2), (B, R), (B, R); what DEEPTHINK said too is a sample of not calling as well
         as_quick = (~called | agreed)[:, None].expand_as(quick) & torch.isfinite(quick)
         as_deep = called[:, None].expand_as(deep) & torch.isfinite(deep)
-        mask = torch.stack([as_quick, as_deep], -1)
-        target = torch.stack([quick, deep], -1)
+        mask = torch.stack([as_quick, as_deep], -1)[:, None].expand_as(q)  # each of M readers learns for itself
+        target = torch.stack([quick, deep], -1)[:, None].expand_as(q)
         value = smooth_l1_loss(q[mask], target[mask], beta=0.3) if mask.any() else q.sum() * 0
-        asked = logits[called]  # (b, K)
+        asked = logits[called]  # (b, M)
         truth = (~agreed[called]).float()[:, None].expand_as(asked)
         return value, binary_cross_entropy_with_logits(asked, truth) if len(asked) else value * 0
 
-    def _budget_losses(
-        self, batch: Transitions, reward: Tensor, going: Tensor
+    def _targets(self, batch: Transitions, reward: Tensor, going: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return q (B, M, R, 2), the logits, and the targets (B, R) of not calling and of calling."""
+        if isinstance(self.network, BudgetNetwork):
+            return self._budget_targets(self.network, batch, reward, going)
+        return self._price_targets(self.network, batch, reward, going)
+
+    def _budget_targets(
+        self, network: BudgetNetwork, batch: Transitions, reward: Tensor, going: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return q (B, N+2, 2), the logits, and the targets (B, N+2) of not calling and of calling."""
-        q, logits = self.network(tensors(batch.features))
+        """Return q (B, M, N+2, 2), the logits, and the targets (B, N+2) of not calling and of calling."""
+        q, logits = network.each(tensors(batch.features))
         with torch.no_grad():
             following = tensors(batch.next_features)
-            best = self.network(following)[0].argmax(-1, keepdim=True)
+            best = network(following)[0].argmax(-1, keepdim=True)
             value = self.average(following)[0].gather(-1, best)[..., 0]  # (B, N+2)
             after_call = value.roll(1, 1)
             after_call[:, -1] = value[:, -1]  # no limit stays no limit
@@ -147,13 +152,15 @@ class DQNLearner(NetworkLearner):
             deep[:, 0] = torch.nan  # nothing left: can't call
             if not self.config.relabel:
                 keep = torch.zeros_like(quick, dtype=torch.bool)
-                rows = torch.from_numpy(budget_rows(batch.remaining, self.network.shape.max_calls))
+                rows = torch.from_numpy(budget_rows(batch.remaining, network.shape.max_calls))
                 keep[torch.arange(len(rows)), rows] = True
                 quick, deep = quick.where(keep, torch.nan), deep.where(keep, torch.nan)
         return q, logits, quick, deep
 
-    def _price_losses(self, batch: Transitions, reward: Tensor, going: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return q (B, P, 2), the logits, and the targets (B, P) of not calling and of calling."""
+    def _price_targets(
+        self, network: PriceNetwork, batch: Transitions, reward: Tensor, going: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return q (B, M, P, 2), the logits, and the targets (B, P) of not calling and of calling."""
         c = self.config
         if c.relabel:
             low, high = math.log(c.lowest_price), math.log(c.highest_price)
@@ -161,10 +168,10 @@ class DQNLearner(NetworkLearner):
         else:
             drawn = batch.price[:, None].astype(np.float64)
         price = torch.from_numpy(drawn).float()
-        q, logits = self.network(tensors(batch.features), price)
+        q, logits = network.each(tensors(batch.features), price)
         with torch.no_grad():
             following = tensors(batch.next_features)
-            best = self.network(following, price)[0].argmax(-1, keepdim=True)
+            best = network(following, price)[0].argmax(-1, keepdim=True)
             value = self.average(following, price)[0].gather(-1, best)[..., 0]  # (B, P)
             quick = reward[:, None] + going[:, None] * value
         return q, logits, quick, quick - price * self._cost(batch)

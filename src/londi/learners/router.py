@@ -33,7 +33,7 @@ class RouterLearner(NetworkLearner):
         self.updates += 1
         if not batch.called.any():
             return {}
-        logits = self.network(tensors(batch.features[batch.called]))  # (b, K)
+        logits = self.network(tensors(batch.features[batch.called]))  # (b, M)
         truth = torch.from_numpy(~batch.agreed[batch.called]).float()[:, None]
         loss = binary_cross_entropy_with_logits(logits, truth.expand_as(logits))
         self._minimise(loss)

@@ -34,49 +34,30 @@ def _both(out: Tensor) -> Tensor:
     return torch.stack([middle - half, middle + half], -1)
 
 
-def _values(out: Tensor, logits: Tensor, cost: Tensor) -> Tensor:
+def _values(out: Tensor, differs: Tensor, cost: Tensor) -> Tensor:
     """Q of not calling and of calling (B, R, 2) from three outputs (B, R, 3): their mean, half the gain, the cost.
 
     A call costs, and gains something only where DEEPTHINK acts otherwise: Q(call) = Q(no call) + d gain - cost, with d
-    the probability of that, learned apart from the values. So it starts as a router, calls nowhere for nothing, and
-    learns from reward which disagreements matter.
+    (B,) the probability of that, learned apart from the values. So it starts as a router, calls nowhere for nothing,
+    and learns from reward which disagreements matter.
     """
     middle, half, dearer = out.unbind(-1)
-    differs = probability(logits).detach()[:, None]
-    half = differs * (half + GAIN / 2) - cost / 2 * softplus(dearer + 0.5413)  # softplus(.5413) = 1
+    half = differs[:, None] * (half + GAIN / 2) - cost / 2 * softplus(dearer + 0.5413)  # softplus(.5413) = 1
     return torch.stack([middle - half, middle + half], -1)
 
 
 def probability(logits: Tensor) -> Tensor:
-    """The probability (B,) of which K readers gave logits (B, K)."""
+    """The probability (B,) of which M readers gave logits (B, M)."""
     return logits.sigmoid().mean(-1)
 
 
-class Disagreement(nn.Module):
-    """Would DEEPTHINK act otherwise? Logits (B, K) of K readers, whose probabilities are averaged.
-
-    The first reads what the trunk has read. Where a call can gain something only by disagreement (`gated`), a second
-    one sees the dense features alone: what is known by heart of the texts of the training is worth nothing on others,
-    and one reader that is sure and wrong would hide every gain.
-    """
-
-    def __init__(self, shape: NetworkShape) -> None:
-        super().__init__()
-        self.head = nn.Linear(shape.width, 1)
-        plain = replace(shape, reader=0)
-        self.plain = nn.Sequential(Trunk(plain), nn.Linear(shape.width, 1)) if shape.gated and shape.reader else None
-
-    def forward(self, hidden: Tensor, phi: Phi) -> Tensor:
-        """Return the logits."""
-        found = self.head(hidden)
-        return found if self.plain is None else torch.cat([found, self.plain(phi)], 1)
+def _shapes(shape: NetworkShape) -> list[NetworkShape]:
+    """What each reader reads. A gated network has a second one that sees no text: what is known by heart of the texts
+    of the training is worth nothing on others, and one reader that is sure and wrong would hide every gain."""
+    return [shape, replace(shape, reader=0)] if shape.gated and shape.reader else [shape]
 
 
-class BudgetNetwork(nn.Module):
-    """Q[x, g] for x = 0..N and, in the last row, x = inf."""
-
-    kind: Kind = "budget"
-
+class _BudgetReader(nn.Module):
     def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
         self.shape = shape
@@ -89,10 +70,10 @@ class BudgetNetwork(nn.Module):
             self.mix, self.head = nn.Linear(shape.width + 2, shape.width), nn.Linear(shape.width, each)
             limit = torch.arange(rows) / shape.max_calls
             self.register_buffer("budgets", torch.stack([limit, limit > 1], -1), persistent=False)  # (N + 2, 2)
-        self.disagree = Disagreement(shape)
+        self.disagree = nn.Linear(shape.width, 1)
 
     def forward(self, phi: Phi) -> tuple[Tensor, Tensor]:
-        """Return Q (B, N + 2, 2), with Q[0, 1] = -inf, and the logits (B, K) that DEEPTHINK would act otherwise."""
+        """Return what makes Q (B, N + 2, 2 or 3), and the logit (B,) that DEEPTHINK would act otherwise."""
         hidden = self.trunk(phi)
         if self.mix is None:
             out = self.head(hidden).view(len(hidden), self.shape.max_calls + 2, -1)
@@ -100,11 +81,33 @@ class BudgetNetwork(nn.Module):
             rows = self.shape.max_calls + 2
             wide, given = hidden[:, None].expand(-1, rows, -1), self.budgets.expand(len(hidden), -1, -1)
             out = self.head(torch.relu(self.mix(torch.cat([wide, given], -1))))
-        logits = self.disagree(hidden, phi)
-        q = _values(out, logits, torch.tensor(SPENT)) if self.shape.gated else _both(out)
+        return out, self.disagree(hidden)[:, 0]
+
+
+class BudgetNetwork(nn.Module):
+    """Q[x, g] for x = 0..N and, in the last row, x = inf: the mean of what its readers say."""
+
+    kind: Kind = "budget"
+
+    def __init__(self, shape: NetworkShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.readers = nn.ModuleList(_BudgetReader(each) for each in _shapes(shape))
+
+    def each(self, phi: Phi) -> tuple[Tensor, Tensor]:
+        """Return Q (B, M, N + 2, 2) and logits (B, M) of M readers; Q[0, 1] = -inf."""
+        outs, found = zip(*(reader(phi) for reader in self.readers), strict=True)
+        logits = torch.stack(found, 1)
+        differs = probability(logits).detach()
+        q = torch.stack([_values(o, differs, torch.tensor(SPENT)) if self.shape.gated else _both(o) for o in outs], 1)
         mask = torch.zeros_like(q)
-        mask[:, 0, 1] = -torch.inf
+        mask[:, :, 0, 1] = -torch.inf
         return q + mask, logits
+
+    def forward(self, phi: Phi) -> tuple[Tensor, Tensor]:
+        """Return Q (B, N + 2, 2), with Q[0, 1] = -inf, and the logits (B, M) that DEEPTHINK would act otherwise."""
+        q, logits = self.each(phi)
+        return q.mean(1), logits
 
     def judge(self, phi: Phi, remaining: NDArray[np.float64], price: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
         """Return the advantage of calling (B,) with so many calls left, and the logits; the price plays no part."""
@@ -114,20 +117,16 @@ class BudgetNetwork(nn.Module):
         return q[:, 1] - q[:, 0], logits
 
 
-class PriceNetwork(nn.Module):
-    """Q(c)[g] for prices c > 0, which enter as log c and radial bases in log c."""
-
-    kind: Kind = "price"
+class _PriceReader(nn.Module):
     BASES = 12
     LOWEST, HIGHEST = -9.0, 1.0
 
     def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
-        self.shape = shape
         self.trunk = Trunk(shape)
         self.mix = nn.Linear(shape.width + self.BASES + 1, shape.width)
         self.head = nn.Linear(shape.width, 3 if shape.gated else 2)
-        self.disagree = Disagreement(shape)
+        self.disagree = nn.Linear(shape.width, 1)
 
     def _embed(self, price: Tensor) -> Tensor:
         log = price.clamp(min=math.exp(self.LOWEST)).log()[..., None]
@@ -136,13 +135,34 @@ class PriceNetwork(nn.Module):
         return torch.cat([log / 5, torch.exp(-0.5 * ((log - centres) / step) ** 2)], -1)
 
     def forward(self, phi: Phi, price: Tensor) -> tuple[Tensor, Tensor]:
-        """Return Q (B, P, 2) for `price` (B, P), and the logits (B, K) that DEEPTHINK would act otherwise."""
+        """Return what makes Q (B, P, 2 or 3), and the logit (B,) that DEEPTHINK would act otherwise."""
         hidden = self.trunk(phi)
         wide = hidden[:, None].expand(-1, price.shape[1], -1)
         mixed = torch.relu(self.mix(torch.cat([wide, self._embed(price)], -1)))
-        logits = self.disagree(hidden, phi)
-        out = self.head(mixed)
-        return _values(out, logits, price) if self.shape.gated else _both(out), logits
+        return self.head(mixed), self.disagree(hidden)[:, 0]
+
+
+class PriceNetwork(nn.Module):
+    """Q(c)[g] for prices c > 0, which enter as log c and radial bases in log c: the mean of what its readers say."""
+
+    kind: Kind = "price"
+
+    def __init__(self, shape: NetworkShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.readers = nn.ModuleList(_PriceReader(each) for each in _shapes(shape))
+
+    def each(self, phi: Phi, price: Tensor) -> tuple[Tensor, Tensor]:
+        """Return Q (B, M, P, 2) and logits (B, M) of M readers, for `price` (B, P)."""
+        outs, found = zip(*(reader(phi, price) for reader in self.readers), strict=True)
+        logits = torch.stack(found, 1)
+        differs = probability(logits).detach()
+        return torch.stack([_values(o, differs, price) if self.shape.gated else _both(o) for o in outs], 1), logits
+
+    def forward(self, phi: Phi, price: Tensor) -> tuple[Tensor, Tensor]:
+        """Return Q (B, P, 2) for `price` (B, P), and the logits (B, M) that DEEPTHINK would act otherwise."""
+        q, logits = self.each(phi, price)
+        return q.mean(1), logits
 
     def judge(self, phi: Phi, remaining: NDArray[np.float64], price: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
         """Return the advantage of calling (B,) at the price, and the logits; the budget plays no part."""
@@ -158,12 +178,11 @@ class RouterNetwork(nn.Module):
     def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
         self.shape = shape
-        self.trunk = Trunk(shape)
-        self.disagree = Disagreement(shape)
+        self.readers = nn.ModuleList(nn.Sequential(Trunk(each), nn.Linear(each.width, 1)) for each in _shapes(shape))
 
     def forward(self, phi: Phi) -> Tensor:
-        """Return the logits (B, K)."""
-        return self.disagree(self.trunk(phi), phi)  # type: ignore[no-any-return]
+        """Return the logits (B, M) of M readers."""
+        return torch.cat([reader(phi) for reader in self.readers], 1)
 
     def judge(self, phi: Phi, remaining: NDArray[np.float64], price: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
         """Return by how much the probability exceeds the price (B,), and the logits."""
