@@ -27,7 +27,7 @@ from londi.agent import OracleAgent
 from londi.envs.jvm import POOL
 from londi.evaluate import TEST_SEEDS
 from londi.run import Run, load_checkpoint
-from londi.train import make_encoder, make_envs
+from londi.making import make_encoder, make_envs
 
 HERE = Path(__file__).parent
 EXPERIMENTS = HERE.parent / "experiments" / "scienceworld"

@@ -28,6 +28,7 @@ EXTRAS = {
     "mlflow": "mlflow",
     "peft": "peft",
     "py4j": "scienceworld",
+    "ray": "ray",
     "safetensors": "transformers",
     "scienceworld": "scienceworld",
     "scipy": "theory",

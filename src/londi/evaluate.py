@@ -22,11 +22,11 @@ from londi.envs.base import TextEnv
 from londi.episode import Episode, write_episodes
 from londi.errors import RunError
 from londi.frontier import Outcome
+from londi.making import Phase, make_encoder, make_envs
 from londi.policies import DEEPTHINK, QUICK, Policy, baselines, capped_policies, learned_policies, switcher_of
 from londi.rollout import Assignment, rollout
 from londi.run import Run, write_text
 from londi.switchers import Switcher
-from londi.train import Phase, make_encoder, make_envs
 
 TEST_SEEDS, SELECTION_SEEDS = 50_000_000, 20_000_000
 CHUNK = 50

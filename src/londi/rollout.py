@@ -179,6 +179,13 @@ class Rollout:
         self._idle = [_Slot(env) for env in envs]
         self._playing: list[_Slot] = []
         self._pool = ThreadPoolExecutor(len(envs)) if any(env.waits for env in envs) else None
+        self.lost = 0
+        """Episodes that were lost with a worker: here there is none to lose."""
+
+    @property
+    def num_idle(self) -> int:
+        """Environments in which nothing is played."""
+        return len(self._idle)
 
     def __enter__(self) -> Rollout:
         return self

@@ -171,7 +171,7 @@ def _packed(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         import torch
 
-        return torch.from_numpy(np.ascontiguousarray(value))
+        return torch.from_numpy(np.require(value, requirements=["C", "W"]))
     if isinstance(value, dict):
         return {key: _packed(item) for key, item in value.items()}
     return [_packed(item) for item in value] if isinstance(value, list) else value

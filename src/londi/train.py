@@ -10,38 +10,35 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from londi import envs, lms
+from londi import lms
 from londi.agent import Agent
-from londi.config import Experiment, TrainConfig
-from londi.encoders import TextEncoder
+from londi.config import Experiment
 from londi.encoders.text import FEATURES
 from londi.envs.base import TextEnv
 from londi.episode import Episode
 from londi.errors import CheckpointError, ConfigError, RunError
 from londi.exploration import Behaviour, assignment, players
 from londi.interrupts import held_back
-from londi.learners.base import NetworkLearner
-from londi.learners.dqn import DQNConfig, DQNLearner
-from londi.learners.ppo import PPOConfig, PPOLearner
 from londi.learners.replay import Replay, Trajectory
-from londi.learners.router import RouterLearner
-from londi.learners.sac import SACConfig, SACLearner
+from londi.lms.base import Bounded, LanguageModel
+from londi.making import make_encoder, make_envs, make_learners
 from londi.rollout import Assignment, Rollout
 from londi.run import Run, previous, save_checkpoint, write_text
 from londi.switchers import Never, parse_rule
-from londi.switchers.reader import NetworkShape
 from londi.trackers import Tracker, tell
+
+if TYPE_CHECKING:
+    from londi.rollout_ray import Cluster, RayRollout
 
 METRICS_STEPS = 1_000
 FORMAT = 2
 """Version of what a checkpoint holds beside the policies."""
 _COUNTERS = ("step", "started", "seconds", "begun_anew", "last_metrics", "losses")
-Phase = Literal["training", "selection", "test"]
 
 
 @dataclass(frozen=True)
@@ -56,90 +53,55 @@ class Progress:
     """Their mean number of DEEPTHINK calls."""
 
 
-def make_envs(experiment: Experiment, count: int, phase: Phase = "training") -> list[TextEnv]:
-    """Make the experiment's environments, as they are in training, selection or the test."""
-    own = {"training": {}, "selection": experiment.env.selection, "test": experiment.env.test}[phase]
-    return [envs.make(experiment.env.id, **experiment.env.options | own) for _ in range(count)]
-
-
-def make_encoder(experiment: Experiment) -> TextEncoder:
-    """Make the experiment's encoder."""
-    s = experiment.switcher
-    return TextEncoder(s.clauses, s.ngrams, s.buckets, s.hidden, s.quick)
-
-
-def make_learners(experiment: Experiment, encoder: TextEncoder, env: TextEnv) -> dict[str, NetworkLearner]:
-    """Make the learners of `train.learners`, all over networks of the same shape."""
-    t, s = experiment.train, experiment.switcher
-    actions = None if env.admissible is None else len(env.admissible)
-    shape = NetworkShape(
-        encoder.num_dense(actions),
-        s.buckets,
-        s.reader,
-        width=s.width,
-        max_calls=t.max_calls,
-        budget_input=s.budget_input,
-        gated=s.gated,
-    )
-    num_updates = max(1, int(t.updates_per_step * (t.num_steps - t.warmup_steps)))
-    return {name: _learner(name, t, shape, num_updates, experiment.seed + i) for i, name in enumerate(t.learners)}
-
-
-def _learner(name: str, t: TrainConfig, shape: NetworkShape, num_updates: int, seed: int) -> NetworkLearner:
-    if name == "router":
-        return RouterLearner(shape, t.lr, t.batch_size, num_updates, seed)
-    one_price: dict[str, Any] = {"price": t.price, "gamma": t.gamma, "lr": t.lr, "price_unit": t.price_unit}
-    if name == "sac":
-        return SACLearner(SACConfig(batch_size=t.batch_size, tau=t.tau, **one_price), shape, num_updates, seed)
-    if name == "ppo":
-        return PPOLearner(PPOConfig(**one_price), shape, num_updates, seed)
-    settings = DQNConfig(
-        "budget" if name == "budget" else "price",
-        gamma=0.0 if name == "myopic" else t.gamma,
-        batch_size=t.batch_size,
-        lr=t.lr,
-        tau=t.tau,
-        call_price=t.call_price,
-        lowest_price=t.lowest_price,
-        highest_price=t.highest_price,
-        price_unit=t.price_unit,
-        text_dropout=t.text_dropout,
-        relabel=t.relabel,
-    )
-    return DQNLearner(settings, shape, num_updates, seed)
-
-
 class Trainer:
     """Plays, stores, learns; can be stopped at any moment and resumed from its checkpoint."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, cluster: Cluster | None = None) -> None:
         self.run, self.experiment = run, run.experiment
         t = self.experiment.train
         torch.set_num_threads(t.threads)
-        self.envs = make_envs(self.experiment, t.num_envs)
+        self.envs = make_envs(self.experiment, t.num_envs if cluster is None else 1)
         encoder = make_encoder(self.experiment)
         self.learners = make_learners(self.experiment, encoder, self.envs[0])
-        pair = lms.load_pair(self.experiment.quick, self.experiment.deepthink)
-        quick, deepthink = (lms.CachedLM(model) for model in pair)
-        if t.price_measure == "dollars" and not _has_price(deepthink, self.experiment, self.envs[0]):
+        explorers = {name: self.learners[name].explorer for name in players(t.learners)}
+        behaviour = Behaviour(explorers or {"random": Never()})
+        self.step = self.started = self.begun_anew = self.lost = 0
+        self.models: dict[str, lms.CachedLM] = {}
+        deepthink: LanguageModel | None
+        if cluster is None:
+            pair = lms.load_pair(self.experiment.quick, self.experiment.deepthink)
+            quick, deepthink = (lms.CachedLM(model) for model in pair)
+            self.models = {"quick": quick, "deepthink": deepthink}
+            self.agent = Agent(quick, deepthink, encoder, behaviour, self.experiment.env.prompt)
+            self.rollout: Rollout | RayRollout = Rollout(
+                self.envs, self.agent, self.assignments(), self.experiment.env.id, t.price_measure
+            )
+        else:
+            from londi.rollout_ray import RayRollout
+
+            self.rollout = RayRollout(self.experiment, behaviour, self._updates, self.assignments(), cluster)
+            deepthink = self.rollout.deepthink
+        if t.price_measure == "dollars" and deepthink and not _has_price(deepthink, self.experiment, self.envs[0]):
             raise ConfigError(
                 f"train.price_measure is dollars, but DEEPTHINK ({deepthink.name}) has no price: name a table in "
                 "server.prices, or take another measure"
             )
-        explorers = {name: self.learners[name].explorer for name in players(t.learners)}
-        behaviour = Behaviour(explorers or {"random": Never()})
-        self.agent = Agent(quick, deepthink, encoder, behaviour, self.experiment.env.prompt)
         self.replay = Replay(t.replay)
-        self.models = {"quick": quick, "deepthink": deepthink}
-        self.rollout = Rollout(self.envs, self.agent, self.assignments(), self.experiment.env.id, t.price_measure)
         self.pool = ThreadPoolExecutor(len(self.learners), initializer=torch.set_num_threads, initargs=(t.threads,))
-        self.step = self.started = self.begun_anew = 0
         self.last_metrics = 0
         self.trackers: list[Tracker] = []
         """What else is told the metrics, see `londi.trackers`."""
         self.seconds = 0.0
         self.recent: deque[tuple[bool, int]] = deque(maxlen=200)
         self.losses: dict[str, float] = {}
+
+    @property
+    def num_lost(self) -> int:
+        """Episodes that were lost with a worker, and are not learned from."""
+        return self.lost + self.rollout.lost
+
+    def _updates(self) -> int:
+        return sum(learner.updates for learner in self.learners.values())
 
     def assignments(self) -> Iterator[Assignment]:
         """Yield training episodes without end."""
@@ -156,8 +118,8 @@ class Trainer:
         """
         t = self.experiment.train
         last_saved, begun = self.step, time.perf_counter() - self.seconds
-        try:
-            with held_back() as check, self.rollout:
+        with held_back() as check, self.rollout:
+            try:
                 while self.step < t.num_steps:
                     for episode, trajectory in self.rollout.step() or ():
                         self._take(episode, trajectory)
@@ -170,13 +132,13 @@ class Trainer:
                         last_saved = self.step
                         self.save()
                     check()
-            if self.last_metrics == 0:  # a run too short for its first line: the report wants one
-                self._write_metrics()
-        finally:
-            self.pool.shutdown(wait=True)  # after an interrupt, learners may still be in the middle of an update
-            self.save()
-            for tracker in self.trackers:
-                tracker.close()
+                if self.last_metrics == 0:  # a run too short for its first line: the report wants one
+                    self._write_metrics()
+            finally:
+                self.pool.shutdown(wait=True)  # after an interrupt, learners may still be in the middle of an update
+                self.save()
+                for tracker in self.trackers:
+                    tracker.close()
 
     def _take(self, episode: Episode, trajectory: Trajectory) -> None:
         """Store an episode, and learn."""
@@ -220,7 +182,7 @@ class Trainer:
     def _write_metrics(self) -> None:
         now, self.last_metrics = self._progress(), self.step
         row = {"step": self.step, "episodes": self.started, "seconds": round(self.seconds, 3)}
-        row |= {"success": now.success, "calls": now.calls, **self.losses}
+        row |= {"success": now.success, "calls": now.calls, "lost": self.num_lost, **self.losses}
         with (self.run.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         tell(self.trackers, self.step, {"success": now.success, "calls": now.calls, **self.losses})
@@ -236,7 +198,7 @@ class Trainer:
         """Write the policies, and the checkpoint from which training goes on (without replay once it is done)."""
         done = self.step >= self.experiment.train.num_steps
         self._save_policies()
-        state: dict[str, Any] = {name: getattr(self, name) for name in _COUNTERS}
+        state: dict[str, Any] = {name: getattr(self, name) for name in _COUNTERS} | {"lost": self.num_lost}
         state |= {"format": FORMAT, "features": FEATURES, "done": done}
         state["learners"] = {name: learner.state_dict() for name, learner in self.learners.items()}
         if not done:
@@ -267,20 +229,22 @@ class Trainer:
                 learner.load_state_dict(state["learners"][name])
             for name in _COUNTERS:
                 setattr(self, name, state[name])
+            self.lost = state["lost"]
             self.recent.extend((bool(success), int(calls)) for success, calls in state["recent"])
             self.replay.restore(state["replay"])
-            for name, model in self.models.items():
-                model.restore(state["models"][name])
+            for name, said in state["models"].items():
+                if name in self.models:
+                    self.models[name].restore(said)
             self.begun_anew += self.rollout.restore(state["playing"])
             self._forget_later_metrics()
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise CheckpointError(f"{path} does not fit this experiment: train into another folder") from error
 
 
-def _has_price(model: lms.CachedLM, experiment: Experiment, env: TextEnv) -> bool:
+def _has_price(model: LanguageModel, experiment: Experiment, env: TextEnv) -> bool:
     observation, info = env.reset(seed=0)
     prompt = experiment.env.prompt.render(str(info["goal"]), [observation], [], env.admissible)
-    return model.worst_case([prompt], env.admissible)[0].dollars > 0
+    return isinstance(model, Bounded) and model.worst_case([prompt], env.admissible)[0].dollars > 0
 
 
 def _step(line: str) -> float:
@@ -291,8 +255,8 @@ def _step(line: str) -> float:
         return math.inf
 
 
-def prepare(path: Path, experiment: Experiment) -> Trainer:
-    """Return a trainer for the folder: new, or resumed from its checkpoint.
+def prepare(path: Path, experiment: Experiment, cluster: Cluster | None = None) -> Trainer:
+    """Return a trainer for the folder: new, or resumed from its checkpoint; over Ray where a cluster is given.
 
     Raises `RunError` where the folder holds another experiment or is trained to the end already, and what evaluation
     would raise for a rule or an option of the environment that is not known.
@@ -308,7 +272,7 @@ def prepare(path: Path, experiment: Experiment) -> Trainer:
     if not (path / "config.toml").is_file():
         if path.exists() and any(path.iterdir()):
             raise RunError(f"{path} is not empty and no run folder: choose another with --run")
-        trainer = Trainer(Run(path, experiment))  # before the folder: what can't be loaded leaves none behind
+        trainer = Trainer(Run(path, experiment), cluster)  # before the folder: what can't be loaded leaves none behind
         Run.create(path, experiment)
         return trainer
     run = Run.open(path)
@@ -316,12 +280,12 @@ def prepare(path: Path, experiment: Experiment) -> Trainer:
         raise RunError(f"{path} holds another experiment (its config.toml differs): choose another with --run")
     state = run.latest()
     if state is None:
-        return Trainer(run)
+        return Trainer(run, cluster)
     if state.get("done"):
         raise RunError(
             f"{path} is trained already ({experiment.train.num_steps:,} steps): `londi evaluate {path}`, "
             "or train into another folder with --run"
         )
-    trainer = Trainer(run)
+    trainer = Trainer(run, cluster)
     trainer.restore(state)
     return trainer

@@ -17,9 +17,9 @@ import pytest
 from londi import lms
 from londi.agent import Agent
 from londi.episode import read_episodes, write_episodes
+from londi.making import make_encoder, make_envs
 from londi.rollout import Assignment, rollout
 from londi.run import Run
-from londi.train import make_encoder, make_envs
 
 ROOT = Path(__file__).parents[2]
 SMALL = """

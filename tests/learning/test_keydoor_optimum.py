@@ -11,10 +11,11 @@ import pytest
 from londi import config
 from londi.agent import Agent
 from londi.envs.keydoor import KeyDoorEnv
+from londi.making import make_envs
 from londi.rollout import Assignment, rollout
 from londi.switchers import RandomRate, Switcher
 from londi.theory.finite import budget_frontier, price_frontier
-from londi.train import Trainer, make_envs, prepare
+from londi.train import Trainer, prepare
 
 ROOT = Path(__file__).parents[2]
 BUDGETS = (0, 1, 2, 3, 4, 6, 8)

@@ -7,9 +7,9 @@ from typing import Any
 from londi import frontier, lms
 from londi.agent import Agent
 from londi.config import Experiment
+from londi.making import make_encoder, make_envs
 from londi.rollout import Assignment, rollout
 from londi.switchers import Never
-from londi.train import make_encoder, make_envs
 
 
 def measure_model(experiment: Experiment, model: lms.LanguageModel, episodes: int, first_seed: int) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from londi import lms
 from londi.agent import Agent
 from londi.bench.base import result, row
 from londi.config import Experiment
+from londi.making import make_encoder, make_envs
 from londi.rollout import Assignment, rollout
 from londi.switchers import RandomRate
-from londi.train import make_encoder, make_envs
 
 
 def bench_rollout(

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.table import Table
@@ -14,6 +14,9 @@ from rich.table import Table
 from londi import config
 from londi.cli.terminal import bar, err, out, print_frontier, print_json
 from londi.errors import ConfigError, LondiError, RunError
+
+if TYPE_CHECKING:
+    from londi.rollout_ray import Cluster
 
 DEMO = Path(__file__).parents[1] / "templates" / "demo.toml"
 app = tyro.extras.SubcommandApp()
@@ -26,6 +29,10 @@ def train(
     seed: int | None = None,
     steps: int | None = None,
     track: tuple[str, ...] = (),
+    ray: str | None = None,
+    workers: int = 2,
+    quick_replicas: int = 1,
+    deepthink_replicas: int = 1,
 ) -> None:
     """Train the Switchers of an experiment (TOML); go on where an interrupted run stopped.
 
@@ -36,6 +43,10 @@ def train(
         steps: environment steps, instead of the file's.
         track: where metrics go beside metrics.jsonl: tensorboard, wandb (offline unless WANDB_MODE says otherwise),
             mlflow; all into the run folder.
+        ray: spread it over Ray: `local` for processes on this machine, `auto` or an address for a cluster.
+        workers: with --ray, processes that share train.num_envs environments.
+        quick_replicas: with --ray, processes that hold QUICK.
+        deepthink_replicas: with --ray, processes that hold DEEPTHINK.
     """
     setting = config.load(experiment)
     if seed is not None:
@@ -43,16 +54,21 @@ def train(
     if steps is not None:
         setting = replace(setting, train=replace(setting.train, num_steps=steps))
     folder = run or Path("runs") / f"{setting.name}-{setting.seed}"
-    _train(folder, setting, track)
+    cluster = None
+    if ray is not None:
+        from londi.rollout_ray import Cluster
+
+        cluster = Cluster(ray, workers, quick_replicas, deepthink_replicas)
+    _train(folder, setting, track, cluster)
     out.print(f"trained: {folder}   next: londi evaluate {folder}", soft_wrap=True)
 
 
-def _train(folder: Path, setting: config.Experiment, track: Sequence[str] = ()) -> None:
+def _train(folder: Path, setting: config.Experiment, track: Sequence[str] = (), cluster: Cluster | None = None) -> None:
     from londi.trackers import check_trackers, make_trackers
     from londi.train import prepare
 
     check_trackers(track)  # before there is a folder
-    trainer = prepare(folder, setting)
+    trainer = prepare(folder, setting, cluster)
     trainer.trackers += make_trackers(track, trainer.run, trainer.step)
     if trainer.step:
         err.print(f"resuming {folder} at step {trainer.step:,}")
@@ -62,6 +78,8 @@ def _train(folder: Path, setting: config.Experiment, track: Sequence[str] = ()) 
         except KeyboardInterrupt:
             err.print(f"interrupted at step {trainer.step:,}; the same command goes on, and the run can be evaluated")
             raise
+    if trainer.num_lost:
+        err.print(f"{trainer.num_lost} episodes were lost with a worker that died, and others played in their place")
 
 
 @app.command

@@ -84,7 +84,8 @@ def exact_rows() -> list[dict[str, Any]]:
 
 def learned_rows(steps: int, seed: int, relabel: bool, episodes: int) -> list[dict[str, Any]]:
     """Train, then play every budget and price; success and calls per episode."""
-    from londi.train import make_envs, prepare
+    from londi.making import make_envs
+    from londi.train import prepare
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = prepare(Path(folder) / "run", experiment(steps, seed, relabel))

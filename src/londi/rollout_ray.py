@@ -1,0 +1,328 @@
+"""The same rollout over Ray: environments in worker processes, language models in replicas that batch what they ask.
+
+The learner stays where it is. Workers play in step with a copy of what explores; a copy is sent when the learners have
+moved on. QUICK and DEEPTHINK have replicas of their own, so that each is scaled by its load. What is lost with a worker
+or a replica is at most the episodes at hand: it is started again, and `lost` counts them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from types import TracebackType
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from londi import lms
+from londi.agent import Agent
+from londi.config import Experiment, ModelConfig
+from londi.episode import Episode
+from londi.errors import ConfigError, LondiError, ModelError, RunError
+from londi.learners.replay import Trajectory
+from londi.lms.base import Decision
+from londi.making import make_encoder, make_envs
+from londi.rollout import Assignment, Rollout
+from londi.switchers import Never, Switcher
+from londi.usage import Usage
+
+Ended = list[tuple[Episode, Trajectory]]
+RESTARTS = 20
+"""A replica is started again so often; a worker likewise in a row without having taken a step."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """How an experiment is spread over Ray.
+
+    Raises `ConfigError` for counts below 1.
+    """
+
+    address: str = "local"
+    """`local` starts Ray on this machine; `auto` or an address joins a cluster, whose nodes have londi installed."""
+    workers: int = 2
+    """Processes that share `train.num_envs` environments. With one, training is what it is without Ray."""
+    quick_replicas: int = 1
+    """Processes that hold QUICK; a model behind a server needs none, workers ask it themselves."""
+    deepthink_replicas: int = 1
+    broadcast: int = 20
+    """Updates of the learners after which workers get what was learned; with one worker they get it at every step."""
+
+    def __post_init__(self) -> None:
+        if min(self.workers, self.quick_replicas, self.deepthink_replicas, self.broadcast) < 1:
+            raise ConfigError("a cluster needs at least 1 worker, 1 replica of each model, and broadcast >= 1")
+
+
+class _Replica:
+    """A language model that decides in one batch whatever came in while it was deciding the batch before."""
+
+    def __init__(self, config: ModelConfig, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self.model = lms.CachedLM(lms.load(config))
+        self.waiting: list[tuple[list[str], Sequence[str] | None, asyncio.Future[list[Decision]]]] = []
+        self.busy: asyncio.Task[None] | None = None
+
+    async def name(self) -> str:
+        return self.model.name
+
+    async def worst_case(self, prompts: list[str], candidates: Sequence[str] | None) -> list[Usage]:
+        return self.model.worst_case(prompts, candidates)
+
+    async def decide(self, prompts: list[str], candidates: Sequence[str] | None) -> list[Decision]:
+        answer = asyncio.get_running_loop().create_future()
+        self.waiting.append((prompts, candidates, answer))
+        if self.busy is None or self.busy.done():
+            self.busy = asyncio.create_task(self._work())
+        decided: list[Decision] = await answer
+        return decided
+
+    async def _work(self) -> None:
+        while self.waiting:
+            closed = self.waiting[0][1]
+            batch = [each for each in self.waiting if each[1] == closed]
+            self.waiting = [each for each in self.waiting if each[1] != closed]
+            together = [prompt for prompts, _, _ in batch for prompt in prompts]
+            try:
+                decided = iter(await asyncio.to_thread(self.model.decide, together, closed))
+            except Exception as error:
+                for _, _, answer in batch:
+                    answer.set_exception(error)
+                continue
+            for prompts, _, answer in batch:
+                answer.set_result(list(islice(decided, len(prompts))))
+
+
+class RemoteLM:
+    """A `LanguageModel` behind replicas, which are asked in turn; one that died is asked again once it is back."""
+
+    def __init__(self, replicas: Sequence[Any]) -> None:
+        self.replicas = list(replicas)
+        self.name = str(_get(self.replicas[0].name.remote()))
+        self._next = cycle(range(len(self.replicas)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteLM, (self.replicas,)
+
+    def worst_case(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Usage]:
+        """Return the worst cases of the model; raises `ModelError` where it knows none."""
+        found: list[Usage] = self._ask("worst_case", prompts, candidates)
+        return found
+
+    def decide(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Decision]:
+        """Return one decision a prompt; raises what the model raises."""
+        found: list[Decision] = self._ask("decide", prompts, candidates)
+        return found
+
+    def _ask(self, what: str, prompts: Sequence[str], candidates: Sequence[str] | None) -> Any:
+        replica = self.replicas[next(self._next)]
+        try:
+            return _get(getattr(replica, what).remote(list(prompts), candidates))
+        except RayActorError as error:
+            raise ModelError(f"a replica of {self.name} died more than {RESTARTS} times: {error}") from error
+
+
+class _Worker:
+    """Some of the environments, and an agent that plays in them."""
+
+    def __init__(
+        self, experiment: Experiment, num_envs: int, quick: RemoteLM | None, deepthink: RemoteLM | None
+    ) -> None:
+        import torch
+
+        torch.set_num_threads(experiment.train.threads)
+        models = [
+            given or lms.CachedLM(lms.load(config))
+            for given, config in ((quick, experiment.quick), (deepthink, experiment.deepthink))
+        ]
+        self.agent = Agent(models[0], models[1], make_encoder(experiment), Never(), experiment.env.prompt)
+        self.given: deque[Assignment] = deque()
+        envs, measure = make_envs(experiment, num_envs), experiment.train.price_measure
+        self.rollout = Rollout(envs, self.agent, _Drain(self.given), experiment.env.id, measure)
+
+    def step(self, assignments: Sequence[Assignment], switcher: Switcher | None) -> tuple[Ended, int]:
+        """Take a step; return what ended, and how many environments are idle now."""
+        self.given += assignments
+        if switcher is not None:
+            self.agent.switcher = switcher
+        return self.rollout.step() or [], self.rollout.num_idle
+
+    def state(self) -> list[dict[str, Any]]:
+        return self.rollout.state()
+
+    def restore(self, state: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+        return self.rollout.restore(state), self.rollout.num_idle
+
+
+class _Drain:
+    """What was handed in and is not begun yet; more may come later."""
+
+    def __init__(self, given: deque[Assignment]) -> None:
+        self.given = given
+
+    def __iter__(self) -> Iterator[Assignment]:
+        return self
+
+    def __next__(self) -> Assignment:
+        if not self.given:
+            raise StopIteration
+        return self.given.popleft()
+
+
+@dataclass
+class _Seat:
+    """Where a worker sits: the process that is there now, and what the driver knows of it."""
+
+    actor: Any
+    num_envs: int
+    idle: int
+    version: int = -1
+    pending: Any = None
+    failures: int = 0
+
+
+class RayRollout:
+    """Plays assignments in the workers of a cluster; used like `londi.rollout.Rollout`.
+
+    `version` counts what the learners have done; the `switcher` is sent again when it has moved on. Raises `RunError`
+    where there is no such cluster, and what a model or an environment raises.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        switcher: Switcher,
+        version: Callable[[], int],
+        assignments: Iterator[Assignment],
+        cluster: Cluster,
+    ) -> None:
+        self.experiment, self.switcher, self.cluster = experiment, switcher, cluster
+        self._version, self._waiting = version, assignments
+        self._sent: tuple[int, Any] = (-1, None)
+        """What workers were last given: its version, and the copy."""
+        if cluster.workers > experiment.train.num_envs:
+            raise ConfigError(
+                f"{cluster.workers} workers for {experiment.train.num_envs} environments (train.num_envs)"
+            )
+        self._started = not ray.is_initialized()
+        if self._started:
+            _connect(cluster.address)
+        self.lost = 0
+        """Episodes that were lost with a worker."""
+        self.quick = self._replicas(experiment.quick, cluster.quick_replicas)
+        self.deepthink = self._replicas(experiment.deepthink, cluster.deepthink_replicas)
+        share, more = divmod(experiment.train.num_envs, cluster.workers)
+        self._seats = [self._seat(share + (i < more)) for i in range(cluster.workers)]
+        self._early: Ended = []
+
+    def _replicas(self, config: ModelConfig, count: int) -> RemoteLM | None:
+        if config.model.startswith("openai:"):
+            return None
+        gpus = 1 if config.device.startswith("cuda") else 0
+        options = {"num_cpus": 0, "num_gpus": gpus, "max_restarts": RESTARTS, "max_task_retries": RESTARTS}
+        made = ray.remote(_Replica).options(scheduling_strategy="SPREAD", max_concurrency=1000, **options)
+        return RemoteLM([made.remote(config, self.experiment.train.threads) for _ in range(count)])
+
+    def _seat(self, num_envs: int) -> _Seat:
+        made = ray.remote(_Worker).options(scheduling_strategy="SPREAD", num_cpus=0)
+        return _Seat(made.remote(self.experiment, num_envs, self.quick, self.deepthink), num_envs, num_envs)
+
+    def __enter__(self) -> RayRollout:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for seat in self._seats:
+            ray.kill(seat.actor)
+        for model in (self.quick, self.deepthink):
+            for replica in model.replicas if model else ():
+                ray.kill(replica)
+        if self._started:
+            ray.shutdown()
+
+    def step(self) -> Ended:
+        """Set every worker that rests going, and return the episodes that ended in the first that has taken a step."""
+        if self._early:
+            early, self._early = self._early, []
+            return early
+        for seat in self._seats:
+            if seat.pending is None:
+                self._go(seat)
+        pending = {seat.pending: seat for seat in self._seats}
+        (ready, *_), _ = ray.wait(list(pending), num_returns=1)
+        return self._answer(pending[ready])
+
+    def _go(self, seat: _Seat) -> None:
+        now, stale = self._version(), 1 if len(self._seats) == 1 else self.cluster.broadcast
+        if self._sent[1] is None or now - self._sent[0] >= stale:
+            self._sent = now, ray.put(self.switcher)
+        version, sent = self._sent
+        new = list(islice(self._waiting, seat.idle))
+        seat.pending = seat.actor.step.remote(new, sent if seat.version != version else None)
+        seat.version = version
+
+    def _answer(self, seat: _Seat) -> Ended:
+        try:
+            ended, seat.idle = _get(seat.pending)
+            seat.pending, seat.failures = None, 0
+            return list(ended)
+        except RayActorError as error:
+            self.lost += seat.num_envs
+            if seat.failures == RESTARTS:
+                raise RunError(f"a worker died {RESTARTS + 1} times in a row: {error}") from error
+            replaced, failures = self._seat(seat.num_envs), seat.failures + 1
+            seat.actor, seat.idle, seat.version, seat.pending = replaced.actor, seat.num_envs, -1, None
+            seat.failures = failures
+            return []
+
+    def state(self) -> list[dict[str, Any]]:
+        """Return the episodes that are being played, for a checkpoint; waits for all workers to take their step."""
+        found: list[dict[str, Any]] = []
+        for seat in self._seats:
+            if seat.pending is not None:
+                self._early += self._answer(seat)
+        for seat in self._seats:
+            try:
+                found += _get(seat.actor.state.remote())
+            except RayActorError:  # noticed again, and counted, at its next step
+                continue
+        return found
+
+    def restore(self, state: Sequence[Mapping[str, Any]]) -> int:
+        """Go on with the episodes of `state`, as many as there are environments; returns how many begin anew."""
+        anew, rest = 0, list(state)
+        for seat in self._seats:
+            mine, rest = rest[: seat.num_envs], rest[seat.num_envs :]
+            again, seat.idle = _get(seat.actor.restore.remote(mine))
+            anew += again
+        return anew + len(rest)
+
+
+def _connect(address: str) -> None:
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    given = None if address == "local" else address
+    try:
+        ray.init(address=given, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        raise RunError(f"there is no Ray cluster at '{address}': {str(error).splitlines()[0]}") from error
+
+
+def _get(reference: Any) -> Any:
+    """Return a result; raises what was raised there, as it was."""
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        cause = error.cause
+        while isinstance(cause, RayTaskError):  # a worker's call of a replica
+            cause = cause.cause
+        if isinstance(cause, LondiError | RayActorError):
+            raise cause from None
+        raise

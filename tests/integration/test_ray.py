@@ -1,0 +1,176 @@
+"""Training over Ray: what it comes to with one worker, and what a lost worker, replica or node costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ray = pytest.importorskip("ray")
+
+from londi import config  # noqa: E402
+from londi.bench.resume import what_came_out  # noqa: E402
+from londi.config import Experiment  # noqa: E402
+from londi.errors import ConfigError  # noqa: E402
+from londi.rollout_ray import Cluster  # noqa: E402
+from londi.train import Trainer, prepare  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning")
+
+
+def keydoor(**train: Any) -> Experiment:
+    made = config.load(ROOT / "experiments" / "keydoor.toml")
+    steps: dict[str, Any] = {"num_steps": 600, "warmup_steps": 100, "checkpoint_steps": 200, "num_envs": 8}
+    return replace(made, train=replace(made.train, **steps | train))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_ray() -> Iterator[None]:
+    """One Ray for the module: starting it takes longer than what is tested."""
+    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
+    yield
+    ray.shutdown()
+
+
+def killing(trainer: Trainer, after: int, kill: Callable[[], None]) -> None:
+    """Kill something once, in the middle of the training."""
+    done = threading.Event()
+
+    def progress(now: Any) -> None:
+        if now.step > after and not done.is_set():
+            done.set()
+            kill()
+
+    trainer.train(progress)
+    assert done.is_set()
+
+
+def budgets_hold(trainer: Trainer) -> bool:
+    columns = trainer.replay.state()["columns"]
+    return not bool((columns["called"] & (columns["remaining"] < 1)).any())
+
+
+def test_one_worker_is_what_no_ray_is(tmp_path: Path) -> None:
+    prepare(tmp_path / "serial", keydoor()).train()
+    prepare(tmp_path / "ray", keydoor(), Cluster(workers=1)).train()
+    assert what_came_out(tmp_path / "ray") == what_came_out(tmp_path / "serial")
+
+
+def test_a_killed_worker_costs_its_episodes_and_no_more(tmp_path: Path) -> None:
+    trainer = prepare(tmp_path / "run", keydoor(num_steps=900), Cluster(workers=2))
+    killing(trainer, 300, lambda: ray.kill(trainer.rollout._seats[0].actor))  # type: ignore[union-attr]
+    assert trainer.step >= 900
+    assert trainer.num_lost == 4, "what its half of the environments played"
+    assert budgets_hold(trainer)
+
+
+def test_a_killed_replica_costs_nothing(tmp_path: Path) -> None:
+    trainer = prepare(tmp_path / "run", keydoor(), Cluster(workers=2))
+    killing(trainer, 200, lambda: ray.kill(trainer.rollout.deepthink.replicas[0], no_restart=False))  # type: ignore[union-attr]
+    assert trainer.step >= 600
+    assert trainer.num_lost == 0
+    assert budgets_hold(trainer)
+
+
+def test_it_goes_on_with_what_was_being_played(tmp_path: Path) -> None:
+    """A run of two workers, stopped, goes on without Ray, and the other way round."""
+
+    def stop(now: Any) -> None:
+        if now.step > 200:
+            raise KeyboardInterrupt
+
+    trainer = prepare(tmp_path / "run", keydoor(), Cluster(workers=2))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(stop)
+    alone = prepare(tmp_path / "run", keydoor())
+    assert (alone.step, alone.begun_anew) == (trainer.step, 0)
+    assert len(alone.rollout.state()) > 0
+    with pytest.raises(KeyboardInterrupt):
+        alone.train(lambda now: stop(replace(now, step=now.step - 150)))
+    again = prepare(tmp_path / "run", keydoor(), Cluster(workers=3))
+    assert again.begun_anew == 0
+    again.train()
+    assert again.step >= 600
+
+
+def test_wrong_input(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="at least 1 worker"):
+        Cluster(workers=0)
+    with pytest.raises(ConfigError, match="take fewer"):
+        prepare(tmp_path / "run", keydoor(), Cluster(workers=9))
+
+
+NODES = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster as Nodes
+from londi import config
+from londi.rollout_ray import Cluster
+from londi.train import prepare
+
+nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+second = nodes.add_node(num_cpus=1)
+nodes.wait_for_nodes()
+ray.init(address=nodes.address, log_to_driver=False)
+made = config.load(Path(sys.argv[1]))
+made = replace(made, train=replace(made.train, num_steps=900, warmup_steps=100, num_envs=8))
+trainer = prepare(Path(sys.argv[2]), made, Cluster(workers=4, deepthink_replicas=2))
+there = set()
+for seat in trainer.rollout._seats:
+    ray.get(seat.actor.state.remote())
+for actor in ray.util.state.list_actors(filters=[("state", "=", "ALIVE")]):
+    there.add(actor.node_id)
+assert len(there) == 2, there
+killed = False
+
+def progress(now):
+    global killed
+    if now.step > 300 and not killed:
+        killed = True
+        nodes.remove_node(second, allow_graceful=False)
+
+trainer.train(progress)
+columns = trainer.replay.state()["columns"]
+over = int((columns["called"] & (columns["remaining"] < 1)).sum())
+print("killed", killed, "step", trainer.step, "lost", trainer.num_lost, "over", over)
+"""
+
+
+def test_a_node_is_killed_in_mid_training(tmp_path: Path) -> None:
+    """On two nodes of `ray.cluster_utils.Cluster`; in a process of its own, since there is one Ray to a process."""
+    (tmp_path / "nodes.py").write_text(NODES)
+    command = [sys.executable, "nodes.py", str(ROOT / "experiments" / "keydoor.toml"), "run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    words = done.stdout.split()
+    found = dict(zip(words[::2], words[1::2], strict=True))
+    assert found["killed"] == "True"
+    assert int(found["step"]) >= 900
+    assert 0 < int(found["lost"]) <= 8
+    assert found["over"] == "0"
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "short.toml").write_text(config.dump(keydoor()))
+    command = [sys.executable, "-m", "londi.cli", "train", "short.toml", "--run", "run", "--ray", "local"]
+    begun = time.monotonic()
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "trained: run" in done.stdout
+    assert time.monotonic() - begun < 280
+    command[-1] = "127.0.0.1:1"
+    command[-3] = "other"
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 2
+    assert "there is no Ray cluster at '127.0.0.1:1'" in done.stderr
+    assert not (tmp_path / "other").exists()
