@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -154,6 +155,9 @@ class _Worker:
             self.agent.switcher = switcher
         return self.rollout.step() or [], self.rollout.num_idle
 
+    def where(self) -> str:
+        return str(ray.get_runtime_context().get_node_id())
+
     def state(self) -> list[dict[str, Any]]:
         return self.rollout.state()
 
@@ -209,7 +213,7 @@ class RayRollout:
         """What workers were last given: its version, and the copy."""
         if cluster.workers > experiment.train.num_envs:
             raise ConfigError(
-                f"{cluster.workers} workers for {experiment.train.num_envs} environments (train.num_envs)"
+                f"{cluster.workers} workers share {experiment.train.num_envs} environments (train.num_envs): take fewer"
             )
         self._started = not ray.is_initialized()
         if self._started:
@@ -307,11 +311,15 @@ class RayRollout:
 
 
 def _connect(address: str) -> None:
+    """Start or join Ray; raises `RunError` where nothing listens, at once: Ray itself goes on trying for minutes."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    given = None if address == "local" else address
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        ray.init(address=given, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        if port.isdecimal():
+            socket.create_connection((host, int(port)), timeout=10).close()
+        where = None if address == "local" else address
+        ray.init(address=where, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError, RayError) as error:
         raise RunError(f"there is no Ray cluster at '{address}': {str(error).splitlines()[0]}") from error
 
 
