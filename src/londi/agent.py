@@ -58,9 +58,7 @@ class History:
         self.actions.append(step.action)
         self.overrode.append(step.action != step.quick.action)
         if step.deepthink and step.deepthink.charged:
-            cost = step.deepthink.usage.of(self.budget.measure)
-            if reservation := self.budget.reserve(cost):
-                reservation.settle(cost)
+            self.budget.charge(step.deepthink.usage.of(self.budget.measure))
 
     @property
     def moment(self) -> Moment:

@@ -128,6 +128,14 @@ class Budget:
             self._open += units
             return Reservation(self, worst)
 
+    def charge(self, cost: float) -> None:
+        """Charge in full a call that was made before, when an episode is gone on with; raises `BudgetError`."""
+        if not 0 <= cost < math.inf:
+            raise BudgetError(f"a call costs a finite amount >= 0, not {cost!r}")
+        with self._lock:
+            self._spent += self._units(cost)
+            self._calls += 1
+
     def _units(self, amount: float) -> int:
         return math.ceil(amount * self._scale)
 

@@ -7,6 +7,7 @@ where its generator stands. The environment comes back to where it was by taking
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -48,8 +49,13 @@ class _Slot:
     def __init__(self, env: TextEnv) -> None:
         self.env = env
 
-    def start(self, assignment: Assignment) -> None:
-        self.assignment = assignment
+    def assign(self, assignment: Assignment) -> _Slot:
+        """Take an episode to play, which `start` begins."""
+        self.assignment, self.begun, self.over = assignment, False, False
+        return self
+
+    def start(self) -> None:
+        assignment = self.assignment
         observation, info = self.env.reset(seed=assignment.seed)
         self.goal, self.score = str(info["goal"]), float(info.get("score", 0.0))
         self.history = History(
@@ -69,6 +75,7 @@ class _Slot:
         self.agreed: list[bool] = []
         self.success = self.truncated = self.over = False
         self.mark()
+        self.begun = True
 
     def mark(self) -> None:
         """Note where the generator stands before a step: from there one goes on that was not finished."""
@@ -124,9 +131,17 @@ class _Slot:
 
     def state(self) -> dict[str, Any]:
         """Return the episode so far, for a checkpoint; a step that was begun and not finished is not in it."""
+        found: dict[str, Any] = {"assignment": dataclasses.asdict(self.assignment), "begun": self.begun}
+        if not self.begun:
+            return found
         seen = self.history.observations[: len(self.steps) + 1]
-        found: dict[str, Any] = {"assignment": dataclasses.asdict(self.assignment), "episode": self.episode().to_dict()}
-        found |= {"observation": seen[-1], "rng": self.drawn, "agreed": list(self.agreed), "features": None}
+        found |= {
+            "episode": self.episode().to_dict(),
+            "observation": seen[-1],
+            "rng": self.drawn,
+            "agreed": list(self.agreed),
+            "features": None,
+        }
         if self.features:
             f = Features.concatenate(self.features)
             found["features"] = {"text": f.text, "fields": f.fields, "dense": f.dense}
@@ -134,15 +149,16 @@ class _Slot:
 
     def resume(self, state: Mapping[str, Any]) -> bool:
         """Take the steps of `state` again; where the world answers otherwise, begin anew and return False."""
-        assignment = Assignment(**state["assignment"])
-        self.start(assignment)
+        self.assign(Assignment(**state["assignment"])).start()
+        if not state["begun"]:
+            return True
         steps = Episode.from_dict(state["episode"]).steps
         after = [*(step.observation for step in steps[1:]), state["observation"]]
         if self.history.observation != (steps[0].observation if steps else state["observation"]):
             return False
         for step, observation in zip(steps, after, strict=True):
-            if not self._again(step, observation):
-                self.start(assignment)
+            if self.over or not self._again(step, observation):
+                self.start()
                 return False
         if steps:
             f = Features(*(np.asarray(state["features"][name]) for name in ("text", "fields", "dense")))
@@ -156,7 +172,7 @@ class _Slot:
         """Take a step that was taken before; return whether it came to the same."""
         self.history.repeat(step)
         told = self._move(step.action)
-        return told == (step.reward, step.valid) and self.history.observation == observation and not self.over
+        return told == (step.reward, step.valid) and self.history.observation == observation
 
 
 class Rollout:
@@ -178,6 +194,7 @@ class Rollout:
         self._waiting = iter(assignments)
         self._idle = [_Slot(env) for env in envs]
         self._playing: list[_Slot] = []
+        self._ended: deque[_Slot] = deque()
         self._pool = ThreadPoolExecutor(len(envs)) if any(env.waits for env in envs) else None
         self.lost = 0
         """Episodes that were lost with a worker: here there is none to lose."""
@@ -196,30 +213,42 @@ class Rollout:
         if self._pool:
             self._pool.shutdown()
 
-    def step(self) -> list[tuple[Episode, Trajectory]] | None:
-        """Begin episodes where an environment is idle, and take a step of each; return those that ended.
+    def step(self) -> Iterator[tuple[Episode, Trajectory]] | None:
+        """Begin episodes where an environment is idle, take a step of each, and yield those that ended.
 
-        None where nothing is left to play.
+        None where nothing is left to play. What is not taken from the iterator is yielded by the next step. Where a
+        model or an environment raises, `state` still has every episode, as far as it came.
         """
-        started = [(self._idle.pop(), a) for a in islice(self._waiting, len(self._idle))]
-        self._each(_Slot.start, started)
-        self._playing += [slot for slot, _ in started]
-        if not self._playing:
-            return None
-        decided = self.agent.act([slot.history for slot in self._playing])
-        answers = [
-            (slot, decided.drafts[i], decided.features[i : i + 1], bool(decided.agreed[i]))
-            for i, slot in enumerate(self._playing)
-        ]
-        ended = self._each(_Slot.advance, answers)
-        finished = [slot for slot, over in zip(self._playing, ended, strict=True) if over]
-        self._playing = [slot for slot, over in zip(self._playing, ended, strict=True) if not over]
-        self._idle += finished
-        return [slot.finish(self.env_id, self.price_measure) for slot in finished]
+        if not self._ended:
+            self._playing += [self._idle.pop().assign(a) for a in islice(self._waiting, len(self._idle))]
+            self._each(_Slot.start, [(slot,) for slot in self._playing if not slot.begun])
+            self._sort()
+        if not self._ended:
+            if not self._playing:
+                return None
+            decided = self.agent.act([slot.history for slot in self._playing])
+            answers = [
+                (slot, decided.drafts[i], decided.features[i : i + 1], bool(decided.agreed[i]))
+                for i, slot in enumerate(self._playing)
+            ]
+            self._each(_Slot.advance, answers)
+            self._sort()
+        return self._deliver()
+
+    def _sort(self) -> None:
+        """Take out what has ended: in this step, or in one that an exception cut off."""
+        self._ended += [slot for slot in self._playing if slot.over]
+        self._playing = [slot for slot in self._playing if not slot.over]
+
+    def _deliver(self) -> Iterator[tuple[Episode, Trajectory]]:
+        while self._ended:
+            slot = self._ended.popleft()
+            self._idle.append(slot)
+            yield slot.finish(self.env_id, self.price_measure)
 
     def state(self) -> list[dict[str, Any]]:
-        """Return the episodes that are being played, for a checkpoint."""
-        return [slot.state() for slot in self._playing if not slot.over]
+        """Return the episodes that are being played or have ended and were not yielded, for a checkpoint."""
+        return [slot.state() for slot in (*self._ended, *self._playing)]
 
     def restore(self, state: Sequence[Mapping[str, Any]]) -> int:
         """Go on with the episodes of `state`, to be called before the first step.
@@ -232,6 +261,7 @@ class Rollout:
         slots = [self._idle.pop() for _ in state]
         same = self._each(_Slot.resume, list(zip(slots, state, strict=True)))
         self._playing = slots
+        self._sort()
         return sum(not each for each in same)
 
     def _each(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:

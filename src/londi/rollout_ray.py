@@ -153,7 +153,8 @@ class _Worker:
         self.given += assignments
         if switcher is not None:
             self.agent.switcher = switcher
-        return self.rollout.step() or [], self.rollout.num_idle
+        ended = list(self.rollout.step() or ())
+        return ended, self.rollout.num_idle
 
     def where(self) -> str:
         return str(ray.get_runtime_context().get_node_id())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import warnings
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,13 +34,13 @@ class Run:
     @classmethod
     def create(cls, path: Path, experiment: Experiment) -> Run:
         """Make the folder and write the resolved config and the environment; raises `RunError` if it can't."""
+        devices = (experiment.quick.device, experiment.deepthink.device)
+        environment = {"schema": SCHEMA, **provenance.describe(devices)}
         try:
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
             (path / "episodes").mkdir(exist_ok=True)
         except OSError as error:
             raise RunError(f"can't make the run folder {path}: {error.strerror}") from error
-        devices = (experiment.quick.device, experiment.deepthink.device)
-        environment = {"schema": SCHEMA, **provenance.describe(devices)}
         write_text(path / "environment.json", json.dumps(environment, indent=2) + "\n")
         write_text(path / "config.toml", config.dump(experiment))  # last: it is what makes the folder a run
         return cls(path, experiment)
@@ -59,6 +60,13 @@ class Run:
             )
         return cls(path, config.load(path / "config.toml"))
 
+    @staticmethod
+    def vacant(path: Path) -> bool:
+        """Whether a folder is empty, or holds no more than a `create` that was cut off."""
+        begun = {"checkpoints", "episodes", "environment.json", "environment.json.part", "config.toml.part"}
+        inside = [*path.glob("checkpoints/*"), *path.glob("episodes/*")]
+        return not inside and {each.name for each in path.iterdir()} <= begun
+
     @property
     def checkpoint(self) -> Path:
         """The checkpoint from which training goes on."""
@@ -73,8 +81,8 @@ class Run:
         for path in found[:-1]:
             try:
                 return load_checkpoint(path)
-            except CheckpointError:
-                continue
+            except CheckpointError as error:
+                warnings.warn(f"{error}; going on from {found[-1].name} instead", stacklevel=2)
         return load_checkpoint(found[-1]) if found else None
 
     def policy(self, learner: str, snapshot: int | None = None) -> Path:
@@ -119,7 +127,7 @@ class Run:
         if (path / "config.toml").is_file() and Run.open(path).experiment != mixed:
             raise RunError(f"{path} holds another experiment: choose another folder")
         made = Run.create(path, mixed)
-        for name in (*(self.policy(learner) for learner in mixed.train.learners), self.checkpoint):
+        for name in (self.policy(learner) for learner in mixed.train.learners):
             shutil.copyfile(name, made.path / "checkpoints" / name.name)
         if (self.path / "metrics.jsonl").is_file():
             shutil.copyfile(self.path / "metrics.jsonl", made.path / "metrics.jsonl")
@@ -172,9 +180,13 @@ def _packed(value: Any) -> Any:
         import torch
 
         return torch.from_numpy(np.require(value, requirements=["C", "W"]))
+    if isinstance(value, np.generic):  # as a user's model may well say its numbers; they could not be read again
+        return value.item()
+    if isinstance(value, str):
+        return str(value)
     if isinstance(value, dict):
-        return {key: _packed(item) for key, item in value.items()}
-    return [_packed(item) for item in value] if isinstance(value, list) else value
+        return {_packed(key): _packed(item) for key, item in value.items()}
+    return type(value)(map(_packed, value)) if type(value) in (list, tuple) else value
 
 
 def write_text(path: Path, text: str) -> None:

@@ -83,6 +83,7 @@ class _MLflow:
         self.client: Any = mlflow.MlflowClient(tracking_uri=where)
         self.id = _identity(run, "mlflow", lambda: self._create(run))
         self.client.set_tag(self.id, "londi.run", str(run.path))
+        self.client.update_run(self.id, status="RUNNING")
 
     def _create(self, run: Run) -> str:
         known = self.client.get_experiment_by_name(run.experiment.name)
@@ -121,7 +122,14 @@ _PACKAGES = {"mlflow": ("mlflow", "sqlalchemy", "alembic")}
 def make_trackers(names: Sequence[str], run: Run, step: int = 0) -> list[Tracker]:
     """Return trackers by name, for a run that stands at a step; raises what `check_trackers` raises."""
     check_trackers(names)
-    return [TRACKERS[name](run, step) for name in dict.fromkeys(names)]
+    found: list[Tracker] = []
+    for name in dict.fromkeys(names):
+        try:
+            found.append(TRACKERS[name](run, step))
+        except Exception as error:
+            close(found)
+            raise ConfigError(f"the tracker '{name}' can't begin: {error}") from error
+    return found
 
 
 def tell(trackers: list[Tracker], step: int, values: Mapping[str, float]) -> None:
@@ -131,7 +139,17 @@ def tell(trackers: list[Tracker], step: int, values: Mapping[str, float]) -> Non
             tracker.log(step, values)
         except Exception as error:
             trackers.remove(tracker)
+            close([tracker])
             warnings.warn(f"{type(tracker).__name__.strip('_')} failed, and is told no more: {error}", stacklevel=2)
+
+
+def close(trackers: Sequence[Tracker]) -> None:
+    """Close all; one that fails is warned of."""
+    for tracker in trackers:
+        try:
+            tracker.close()
+        except Exception as error:
+            warnings.warn(f"{type(tracker).__name__.strip('_')} could not be closed: {error}", stacklevel=2)
 
 
 def _identity(run: Run, tracker: str, make: Callable[[], str]) -> str:

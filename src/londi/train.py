@@ -30,7 +30,7 @@ from londi.making import make_encoder, make_envs, make_learners
 from londi.rollout import Assignment, Rollout
 from londi.run import Run, previous, save_checkpoint, write_text
 from londi.switchers import Never, parse_rule
-from londi.trackers import Tracker, tell
+from londi.trackers import Tracker, close, tell
 
 if TYPE_CHECKING:
     from londi.rollout_ray import Cluster, RayRollout
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 METRICS_STEPS = 1_000
 FORMAT = 2
 """Version of what a checkpoint holds beside the policies."""
-_COUNTERS = ("step", "started", "seconds", "begun_anew", "last_metrics", "losses")
+_COUNTERS = ("step", "started", "seconds", "begun_anew", "last_metrics", "snapshots", "losses")
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Trainer:
             )
         self.replay = Replay(t.replay)
         self.pool = ThreadPoolExecutor(len(self.learners), initializer=torch.set_num_threads, initargs=(t.threads,))
-        self.last_metrics = 0
+        self.last_metrics = self.snapshots = 0
         self.trackers: list[Tracker] = []
         """What else is told the metrics, see `londi.trackers`."""
         self.seconds = 0.0
@@ -131,35 +131,35 @@ class Trainer:
                     if t.checkpoint_steps <= self.step - last_saved < t.num_steps - last_saved:
                         last_saved = self.step
                         self.save()
-                    check()
+                    if self.step < t.num_steps:  # what is done can't go on
+                        check()
                 if self.last_metrics == 0:  # a run too short for its first line: the report wants one
                     self._write_metrics()
             finally:
                 self.pool.shutdown(wait=True)  # after an interrupt, learners may still be in the middle of an update
-                self.save()
-                for tracker in self.trackers:
-                    tracker.close()
+                try:
+                    self.save()
+                finally:
+                    close(self.trackers)
 
     def _take(self, episode: Episode, trajectory: Trajectory) -> None:
         """Store an episode, and learn."""
         self.replay.add(trajectory)
         for learner in self.learners.values():
             learner.observe(trajectory)
-        passed = self._snapshots_passed()
         self._note(episode)
         self._learn()
-        if self._snapshots_passed() > passed:
-            self._save_policies(min(self.step, self.experiment.train.num_steps))
+        t = self.experiment.train
+        passed = t.snapshots * min(self.step, t.num_steps) // t.num_steps
+        if passed > self.snapshots:
+            self._save_policies(min(self.step, t.num_steps))
+            self.snapshots = passed
         if self.step - self.last_metrics >= METRICS_STEPS:
             self._write_metrics()
 
     def _note(self, episode: Episode) -> None:
         self.step += len(episode.steps)
         self.recent.append((episode.success, episode.num_calls))
-
-    def _snapshots_passed(self) -> int:
-        t = self.experiment.train
-        return t.snapshots * min(self.step, t.num_steps) // t.num_steps
 
     def _learn(self) -> None:
         t = self.experiment.train
@@ -180,14 +180,19 @@ class Trainer:
         return Progress(self.step, self.experiment.train.num_steps, success, calls)
 
     def _write_metrics(self) -> None:
-        now, self.last_metrics = self._progress(), self.step
+        now = self._progress()
         row = {"step": self.step, "episodes": self.started, "seconds": round(self.seconds, 3)}
         row |= {"success": now.success, "calls": now.calls, "lost": self.num_lost, **self.losses}
-        with (self.run.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        path = self.run.path / "metrics.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise RunError(f"can't write {path} (is the disk full?): {error.strerror}") from error
+        self.last_metrics = self.step
         tell(self.trackers, self.step, {"success": now.success, "calls": now.calls, **self.losses})
 
-    def _forget_later_metrics(self) -> None:
+    def forget_later_metrics(self) -> None:
         """Drop what was written after the checkpoint by a run that was killed: those steps are taken again."""
         path = self.run.path / "metrics.jsonl"
         if path.is_file():
@@ -236,7 +241,7 @@ class Trainer:
                 if name in self.models:
                     self.models[name].restore(said)
             self.begun_anew += self.rollout.restore(state["playing"])
-            self._forget_later_metrics()
+            self.forget_later_metrics()
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise CheckpointError(f"{path} does not fit this experiment: train into another folder") from error
 
@@ -270,7 +275,7 @@ def prepare(path: Path, experiment: Experiment, cluster: Cluster | None = None) 
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file: choose a folder with --run")
     if not (path / "config.toml").is_file():
-        if path.exists() and any(path.iterdir()):
+        if path.exists() and not Run.vacant(path):
             raise RunError(f"{path} is not empty and no run folder: choose another with --run")
         trainer = Trainer(Run(path, experiment), cluster)  # before the folder: what can't be loaded leaves none behind
         Run.create(path, experiment)
@@ -279,8 +284,10 @@ def prepare(path: Path, experiment: Experiment, cluster: Cluster | None = None) 
     if run.experiment != experiment:
         raise RunError(f"{path} holds another experiment (its config.toml differs): choose another with --run")
     state = run.latest()
-    if state is None:
-        return Trainer(run, cluster)
+    if state is None:  # killed before its first checkpoint
+        trainer = Trainer(run, cluster)
+        trainer.forget_later_metrics()
+        return trainer
     if state.get("done"):
         raise RunError(
             f"{path} is trained already ({experiment.train.num_steps:,} steps): `londi evaluate {path}`, "

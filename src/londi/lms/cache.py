@@ -55,20 +55,21 @@ class CachedLM:
             for (prompt, closed), d in self._known.items()
         ]
         shown = [d.hidden for d in self._known.values()]
-        hidden = [h for h in shown if h is not None]
+        hidden = [np.asarray(h, np.float32) for h in shown if h is not None]
         return {
             "sets": sets,
             "rows": rows,
-            "shown": [h is not None for h in shown],
-            "hidden": np.stack(hidden) if hidden else None,
+            "widths": [None if h is None else len(h) for h in shown],
+            "hidden": np.concatenate(hidden) if hidden else np.empty(0, np.float32),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` returned; raises KeyError, TypeError or ValueError where it is damaged."""
-        hidden = iter(() if state["hidden"] is None else np.asarray(state["hidden"]))
-        for row, shown in zip(state["rows"], state["shown"], strict=True):
+        hidden, start = np.asarray(state["hidden"]), 0
+        for row, width in zip(state["rows"], state["widths"], strict=True):
             prompt, which, action, thought, usage, logprobs, logprob, entropy = row
-            kept = next(hidden) if shown else None
+            kept = None if width is None else hidden[start : start + width]
+            start += width or 0
             self._known[prompt, state["sets"][which]] = Decision(
                 action, Usage(*usage), logprobs, thought, kept, logprob=logprob, entropy=entropy
             )
