@@ -182,15 +182,15 @@ class Trainer:
     def _write_metrics(self) -> None:
         now = self._progress()
         row = {"step": self.step, "episodes": self.started, "seconds": round(self.seconds, 3)}
-        row |= {"success": now.success, "calls": now.calls, "lost": self.num_lost, **self.losses}
+        measured = {"success": now.success, "calls": now.calls, "lost": self.num_lost, **self.losses}
         path = self.run.path / "metrics.jsonl"
         try:
             with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(json.dumps(row | measured) + "\n")
         except OSError as error:
             raise RunError(f"can't write {path} (is the disk full?): {error.strerror}") from error
         self.last_metrics = self.step
-        tell(self.trackers, self.step, {"success": now.success, "calls": now.calls, **self.losses})
+        tell(self.trackers, self.step, measured)
 
     def forget_later_metrics(self) -> None:
         """Drop what was written after the checkpoint by a run that was killed: those steps are taken again."""
