@@ -197,7 +197,7 @@ class Rollout:
         self._ended: deque[_Slot] = deque()
         self._pool = ThreadPoolExecutor(len(envs)) if any(env.waits for env in envs) else None
         self.lost = 0
-        """Episodes that were lost with a worker: here there is none to lose."""
+        """Episodes that were begun anew since their worker died: here there is none to lose."""
 
     @property
     def num_idle(self) -> int:

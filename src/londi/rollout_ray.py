@@ -2,7 +2,7 @@
 
 The learner stays where it is. Workers play in step with a copy of what explores; a copy is sent when the learners have
 moved on. QUICK and DEEPTHINK have replicas of their own, so that each is scaled by its load. What is lost with a worker
-or a replica is at most the episodes at hand: it is started again, and `lost` counts them.
+or a replica is at most the episodes at hand: they are begun anew, and `lost` counts them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import cycle, islice
 from types import TracebackType
 from typing import Any
@@ -191,6 +191,8 @@ class _Seat:
     version: int = -1
     pending: Any = None
     failures: int = 0
+    held: dict[int, Assignment] = field(default_factory=dict)
+    """What it was handed and has not played to the end, by seed."""
 
 
 class RayRollout:
@@ -219,13 +221,18 @@ class RayRollout:
         self._started = not ray.is_initialized()
         if self._started:
             _connect(cluster.address)
-        self.lost = 0
-        """Episodes that were lost with a worker."""
+        self._lost: set[int] = set()
+        self._again: deque[Assignment] = deque()
         self.quick = self._replicas(experiment.quick, cluster.quick_replicas)
         self.deepthink = self._replicas(experiment.deepthink, cluster.deepthink_replicas)
         share, more = divmod(experiment.train.num_envs, cluster.workers)
         self._seats = [self._seat(share + (i < more)) for i in range(cluster.workers)]
         self._early: Ended = []
+
+    @property
+    def lost(self) -> int:
+        """Episodes that were begun anew since the worker that played them died."""
+        return len(self._lost)
 
     def _replicas(self, config: ModelConfig, count: int) -> RemoteLM | None:
         if config.model.startswith("openai:"):
@@ -270,7 +277,9 @@ class RayRollout:
         if self._sent[1] is None or now - self._sent[0] >= stale:
             self._sent = now, ray.put(self.switcher)
         version, sent = self._sent
-        new = list(islice(self._waiting, seat.idle))
+        new = [self._again.popleft() for _ in range(min(seat.idle, len(self._again)))]
+        new += islice(self._waiting, seat.idle - len(new))
+        seat.held |= {assignment.seed: assignment for assignment in new}
         seat.pending = seat.actor.step.remote(new, sent if seat.version != version else None)
         seat.version = version
 
@@ -278,14 +287,17 @@ class RayRollout:
         try:
             ended, seat.idle = _get(seat.pending)
             seat.pending, seat.failures = None, 0
+            for episode, _ in ended:
+                del seat.held[episode.seed]
             return list(ended)
         except RayActorError as error:
-            self.lost += seat.num_envs
+            self._lost |= seat.held.keys()
+            self._again += seat.held.values()
             if seat.failures == RESTARTS:
                 raise RunError(f"a worker died {RESTARTS + 1} times in a row: {error}") from error
             replaced, failures = self._seat(seat.num_envs), seat.failures + 1
-            seat.actor, seat.idle, seat.version, seat.pending = replaced.actor, seat.num_envs, -1, None
-            seat.failures = failures
+            self._seats[self._seats.index(seat)] = replaced
+            replaced.failures = failures
             return []
 
     def state(self) -> list[dict[str, Any]]:
@@ -308,6 +320,7 @@ class RayRollout:
             mine, rest = rest[: seat.num_envs], rest[seat.num_envs :]
             again, seat.idle = _get(seat.actor.restore.remote(mine))
             anew += again
+            seat.held = {each["assignment"]["seed"]: Assignment(**each["assignment"]) for each in mine}
         return anew + len(rest)
 
 
@@ -318,8 +331,7 @@ def _connect(address: str) -> None:
     try:
         if port.isdecimal():
             socket.create_connection((host, int(port)), timeout=10).close()
-        where = None if address == "local" else address
-        ray.init(address=where, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+        ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, RayError) as error:
         raise RunError(f"there is no Ray cluster at '{address}': {str(error).splitlines()[0]}") from error
 

@@ -97,7 +97,7 @@ class Trainer:
 
     @property
     def num_lost(self) -> int:
-        """Episodes that were lost with a worker, and are not learned from."""
+        """Episodes that were begun anew since the worker that played them died."""
         return self.lost + self.rollout.lost
 
     def _updates(self) -> int:

@@ -62,7 +62,7 @@ def copied_at(trainer: Trainer, checkpoint: int, to: Path, monkeypatch: pytest.M
     "experiment",
     [
         short(KEYDOOR),
-        short(KEYDOOR, learners=("ppo",), num_steps=1_600),
+        short(KEYDOOR, learners=("ppo",), num_steps=1_300),
         short(KEYDOOR, learners=("sac", "router", "myopic")),
         babyai(),
         babyai(on_policy=1.0, guided=0.5, snapshots=3, price_measure="tokens", price_unit=100.0),
@@ -83,14 +83,14 @@ def test_a_checkpoint_is_everything(tmp_path: Path, experiment: Experiment, monk
 
 
 def test_killed_at_any_moment(tmp_path: Path) -> None:
-    found = bench_resume(short(KEYDOOR, num_steps=1_200), trials=2, seed=3)
+    found = bench_resume(short(KEYDOOR, num_steps=700), trials=1, seed=3)
     assert found["passed"], found
     assert found["killed"] > 0
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_waits_for_the_end_of_the_step(tmp_path: Path, number: int, code: int) -> None:
-    experiment = short(KEYDOOR, num_steps=2_500, checkpoint_steps=10_000)
+    experiment = short(KEYDOOR, num_steps=1_400, checkpoint_steps=10_000, updates_per_step=0.1)
     prepare(tmp_path / "whole", experiment).train()
     (tmp_path / "short.toml").write_text(config.dump(experiment))
     command = [sys.executable, "-m", "londi.cli", "train", str(tmp_path / "short.toml"), "--run", "run"]
@@ -104,7 +104,7 @@ def test_a_signal_waits_for_the_end_of_the_step(tmp_path: Path, number: int, cod
     assert process.returncode == code, errors
     assert "interrupted at step" in errors
     resumed = prepare(tmp_path / "run", experiment)
-    assert resumed.step < 2_500
+    assert resumed.step < 1_400
     resumed.train()
     assert what_came_out(tmp_path / "run") == what_came_out(tmp_path / "whole")
 

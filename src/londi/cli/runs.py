@@ -80,7 +80,7 @@ def _train(folder: Path, setting: config.Experiment, track: Sequence[str] = (), 
             err.print(f"interrupted at step {trainer.step:,}; the same command goes on, and the run can be evaluated")
             raise
     if trainer.num_lost:
-        err.print(f"{trainer.num_lost} episodes were lost with a worker that died, and others played in their place")
+        err.print(f"{trainer.num_lost} episodes were lost with a worker that died, and begun anew")
 
 
 @app.command
