@@ -26,8 +26,8 @@ from londi import Agent, Assignment, config, frontier, lms, plots, rollout
 from londi.agent import OracleAgent
 from londi.envs.jvm import POOL
 from londi.evaluate import TEST_SEEDS
-from londi.run import Run, load_checkpoint
 from londi.making import make_encoder, make_envs
+from londi.run import Run, load_checkpoint
 
 HERE = Path(__file__).parent
 EXPERIMENTS = HERE.parent / "experiments" / "scienceworld"
