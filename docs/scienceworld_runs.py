@@ -39,6 +39,10 @@ EIGHT = (
 NAMES = (*EIGHT, "lifespan-longest-lived", "lifespan-shortest-lived", "mix", "find-plant-score")
 LONG = "test-conductivity"
 """The task whose calls are shown along its plan."""
+SHORT = {
+    "lifespan-longest-lived-then-shortest-lived": "lifespan, both",
+    "test-conductivity-of-unknown-substances": "conductivity, unknown",
+}
 FAMILIES = ("price", "budget", "entropy", "random", "rule", "oracle")
 Rows = Sequence[Mapping[str, Any]]
 
@@ -200,7 +204,7 @@ def frontiers(folder: Path, names: Sequence[str], path: Path) -> None:
     for axes, name in zip(grid.flat, names, strict=False):
         tables = read(folder, name)
         plots.bare(axes)
-        axes.set_title(name.replace("-", " ").replace("lifespan longest lived then shortest lived", "lifespan, both"))
+        axes.set_title(SHORT.get(name, name.replace("-", " ")))
         axes.title.set(fontsize=10.5, color=plots.INK)
         if tables:
             _frontier(axes, tables)
