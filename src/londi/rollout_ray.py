@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -295,6 +296,8 @@ class RayRollout:
             self._again += seat.held.values()
             if seat.failures == RESTARTS:
                 raise RunError(f"a worker died {RESTARTS + 1} times in a row: {error}") from error
+            if seat.failures:  # Ray may place it on a node of which it does not know yet that it is gone
+                time.sleep(min(5.0, 0.2 * 2**seat.failures))
             replaced, failures = self._seat(seat.num_envs), seat.failures + 1
             self._seats[self._seats.index(seat)] = replaced
             replaced.failures = failures
