@@ -7,36 +7,31 @@ or a replica is at most the episodes at hand: they are begun anew, and `lost` co
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
 import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import cycle, islice
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from types import TracebackType
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError
 
 from londi import lms
 from londi.agent import Agent
 from londi.config import Experiment, ModelConfig
 from londi.episode import Episode
-from londi.errors import ConfigError, LondiError, ModelError, RunError
+from londi.errors import ConfigError, RunError
 from londi.learners.replay import Trajectory
-from londi.lms.base import Decision
+from londi.lms.replicas import RESTARTS, RemoteLM, replicate, result
 from londi.making import make_encoder, make_envs
 from londi.rollout import Assignment, Rollout
 from londi.switchers import Never, Switcher
-from londi.usage import Usage
 
 Ended = list[tuple[Episode, Trajectory]]
-RESTARTS = 20
-"""A replica is started again so often; a worker likewise in a row without having taken a step."""
 
 
 @dataclass(frozen=True)
@@ -59,76 +54,6 @@ class Cluster:
     def __post_init__(self) -> None:
         if min(self.workers, self.quick_replicas, self.deepthink_replicas, self.broadcast) < 1:
             raise ConfigError("a cluster needs at least 1 worker, 1 replica of each model, and broadcast >= 1")
-
-
-class _Replica:
-    """A language model that decides in one batch whatever came in while it was deciding the batch before."""
-
-    def __init__(self, config: ModelConfig, threads: int) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
-        self.model = lms.CachedLM(lms.load(config))
-        self.waiting: list[tuple[list[str], Sequence[str] | None, asyncio.Future[list[Decision]]]] = []
-        self.busy: asyncio.Task[None] | None = None
-
-    async def name(self) -> str:
-        return self.model.name
-
-    async def worst_case(self, prompts: list[str], candidates: Sequence[str] | None) -> list[Usage]:
-        return self.model.worst_case(prompts, candidates)
-
-    async def decide(self, prompts: list[str], candidates: Sequence[str] | None) -> list[Decision]:
-        answer = asyncio.get_running_loop().create_future()
-        self.waiting.append((prompts, candidates, answer))
-        if self.busy is None or self.busy.done():
-            self.busy = asyncio.create_task(self._work())
-        decided: list[Decision] = await answer
-        return decided
-
-    async def _work(self) -> None:
-        while self.waiting:
-            closed = self.waiting[0][1]
-            batch = [each for each in self.waiting if each[1] == closed]
-            self.waiting = [each for each in self.waiting if each[1] != closed]
-            together = [prompt for prompts, _, _ in batch for prompt in prompts]
-            try:
-                decided = iter(await asyncio.to_thread(self.model.decide, together, closed))
-            except Exception as error:
-                for _, _, answer in batch:
-                    answer.set_exception(error)
-                continue
-            for prompts, _, answer in batch:
-                answer.set_result(list(islice(decided, len(prompts))))
-
-
-class RemoteLM:
-    """A `LanguageModel` behind replicas, which are asked in turn; one that died is asked again once it is back."""
-
-    def __init__(self, replicas: Sequence[Any]) -> None:
-        self.replicas = list(replicas)
-        self.name = str(_get(self.replicas[0].name.remote()))
-        self._next = cycle(range(len(self.replicas)))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return RemoteLM, (self.replicas,)
-
-    def worst_case(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Usage]:
-        """Return the worst cases of the model; raises `ModelError` where it knows none."""
-        found: list[Usage] = self._ask("worst_case", prompts, candidates)
-        return found
-
-    def decide(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Decision]:
-        """Return one decision a prompt; raises what the model raises."""
-        found: list[Decision] = self._ask("decide", prompts, candidates)
-        return found
-
-    def _ask(self, what: str, prompts: Sequence[str], candidates: Sequence[str] | None) -> Any:
-        replica = self.replicas[next(self._next)]
-        try:
-            return _get(getattr(replica, what).remote(list(prompts), candidates))
-        except RayActorError as error:
-            raise ModelError(f"a replica of {self.name} died more than {RESTARTS} times: {error}") from error
 
 
 class _Worker:
@@ -229,6 +154,9 @@ class RayRollout:
         share, more = divmod(experiment.train.num_envs, cluster.workers)
         self._seats = [self._seat(share + (i < more)) for i in range(cluster.workers)]
         self._early: Ended = []
+        """What ended while a checkpoint was written, and..."""
+        self._undelivered: list[Assignment] = []
+        """...of which assignments."""
 
     @property
     def lost(self) -> int:
@@ -236,12 +164,7 @@ class RayRollout:
         return len(self._lost)
 
     def _replicas(self, config: ModelConfig, count: int) -> RemoteLM | None:
-        if config.model.startswith("openai:"):
-            return None
-        gpus = 1 if config.device.startswith("cuda") else 0
-        options = {"num_cpus": 0, "num_gpus": gpus, "max_restarts": RESTARTS, "max_task_retries": RESTARTS}
-        made = ray.remote(_Replica).options(scheduling_strategy="SPREAD", max_concurrency=1000, **options)
-        return RemoteLM([made.remote(config, self.experiment.train.threads) for _ in range(count)])
+        return None if config.model.startswith("openai:") else replicate(config, count, self.experiment.train.threads)
 
     def _seat(self, num_envs: int) -> _Seat:
         made = ray.remote(_Worker).options(scheduling_strategy="SPREAD", num_cpus=0)
@@ -264,7 +187,7 @@ class RayRollout:
     def step(self) -> Ended:
         """Set every worker that rests going, and return the episodes that ended in the first that has taken a step."""
         if self._early:
-            early, self._early = self._early, []
+            early, self._early, self._undelivered = self._early, [], []
             return early
         for seat in self._seats:
             if seat.pending is None:
@@ -286,7 +209,7 @@ class RayRollout:
 
     def _answer(self, seat: _Seat) -> Ended:
         try:
-            ended, seat.idle = _get(seat.pending)
+            ended, seat.idle = result(seat.pending)
             seat.pending, seat.failures = None, 0
             for episode, _ in ended:
                 del seat.held[episode.seed]
@@ -304,32 +227,38 @@ class RayRollout:
             return []
 
     def state(self) -> list[dict[str, Any]]:
-        """Return the episodes that are being played, for a checkpoint; waits for all workers to take their step."""
+        """Return the episodes that are being played, for a checkpoint; waits for all workers to take their step.
+
+        Those that end meanwhile, or whose worker died, are written down as ones to be begun.
+        """
         found: list[dict[str, Any]] = []
-        for seat in self._seats:
+        for seat in list(self._seats):
             if seat.pending is not None:
+                before = dict(seat.held)
                 self._early += self._answer(seat)
+                self._undelivered += [a for number, a in before.items() if number not in seat.held]
+        anew = [*self._undelivered, *self._again]
         for seat in self._seats:
             try:
-                found += _get(seat.actor.state.remote())
+                found += result(seat.actor.state.remote())
             except RayActorError:  # noticed again, and counted, at its next step
-                continue
-        return found
+                anew += seat.held.values()
+        return found + [{"assignment": asdict(a), "begun": False} for a in anew]
 
     def restore(self, state: Sequence[Mapping[str, Any]]) -> int:
-        """Go on with the episodes of `state`, as many as there are environments; returns how many begin anew."""
+        """Go on with the episodes of `state`; returns how many begin anew."""
         anew, rest = 0, list(state)
         for seat in self._seats:
             mine, rest = rest[: seat.num_envs], rest[seat.num_envs :]
-            again, seat.idle = _get(seat.actor.restore.remote(mine))
+            again, seat.idle = result(seat.actor.restore.remote(mine))
             anew += again
             seat.held = {each["assignment"]["seed"]: Assignment(**each["assignment"]) for each in mine}
+        self._again += [Assignment(**each["assignment"]) for each in rest]
         return anew + len(rest)
 
 
 def _connect(address: str) -> None:
     """Start or join Ray; raises `RunError` where nothing listens, at once: Ray itself goes on trying for minutes."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         if port.isdecimal():
@@ -337,16 +266,3 @@ def _connect(address: str) -> None:
         ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, RayError) as error:
         raise RunError(f"there is no Ray cluster at '{address}': {str(error).splitlines()[0]}") from error
-
-
-def _get(reference: Any) -> Any:
-    """Return a result; raises what was raised there, as it was."""
-    try:
-        return ray.get(reference)
-    except RayTaskError as error:
-        cause = error.cause
-        while isinstance(cause, RayTaskError):  # a worker's call of a replica
-            cause = cause.cause
-        if isinstance(cause, LondiError | RayActorError):
-            raise cause from None
-        raise

@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from londi import lms
+from londi import config, lms
 from londi.agent import Agent
 from londi.episode import read_episodes, write_episodes
 from londi.making import make_encoder, make_envs
@@ -287,3 +288,13 @@ def test_a_price_in_dollars_needs_a_price(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "server.prices" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_the_demo_shows_no_other_experiment(tmp_path: Path) -> None:
+    (tmp_path / "small.toml").write_text(SMALL.format(steps=400))
+    made = config.load(tmp_path / "small.toml")
+    Run.create(tmp_path / "run", replace(made, seed=made.seed + 1))
+    (tmp_path / "run" / "frontier.json").write_text("{}")
+    done = londi("demo", "--folder", "run", "--experiment", "small.toml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "holds another experiment" in done.stderr

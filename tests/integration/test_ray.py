@@ -15,8 +15,11 @@ import pytest
 
 ray = pytest.importorskip("ray")
 
+import numpy as np  # noqa: E402
+
 from londi import config  # noqa: E402
 from londi.bench.resume import what_came_out  # noqa: E402
+from londi.cli import main  # noqa: E402
 from londi.config import Experiment  # noqa: E402
 from londi.errors import ConfigError  # noqa: E402
 from londi.rollout_ray import Cluster  # noqa: E402
@@ -55,6 +58,7 @@ def killing(trainer: Trainer, after: int, kill: Callable[[], None]) -> None:
 
 def budgets_hold(trainer: Trainer) -> bool:
     columns = trainer.replay.state()["columns"]
+    assert np.isfinite(columns["remaining"]).any(), "nothing was played under a budget"
     return not bool((columns["called"] & (columns["remaining"] < 1)).any())
 
 
@@ -101,7 +105,25 @@ def test_it_goes_on_with_what_was_being_played(tmp_path: Path) -> None:
     assert again.step >= 600
 
 
-def test_wrong_input(tmp_path: Path) -> None:
+def test_what_ends_while_a_checkpoint_is_written_is_in_it(tmp_path: Path) -> None:
+    """Each assignment that was handed out is in the replay or in the checkpoint, whenever that is written."""
+    trainer = prepare(tmp_path / "run", keydoor(learners=("router",), warmup_steps=590), Cluster(workers=2))
+    seen: set[int] = set()
+    with trainer.rollout as playing:
+        for round_ in range(12):
+            seen |= {episode.seed for episode, _ in playing.step() or ()}
+            if round_ % 3 == 2:
+                written = {each["assignment"]["seed"] for each in playing.state()}
+                first = 2**32
+                assert seen | written == {first + number for number in range(trainer.started)}
+                assert not seen & written
+
+
+def test_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", str(ROOT / "experiments" / "keydoor.toml"), "--run", str(tmp_path / "run"), "--workers", "4"])
+    assert "--ray local" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
     with pytest.raises(ConfigError, match="at least 1 worker"):
         Cluster(workers=0)
     with pytest.raises(ConfigError, match="take fewer"):
@@ -143,6 +165,7 @@ def progress(now):
 
 trainer.train(progress)
 columns = trainer.replay.state()["columns"]
+assert (columns["remaining"] < 99).any(), "nothing was played under a budget"
 over = int((columns["called"] & (columns["remaining"] < 1)).sum())
 print("killed", killed, "step", trainer.step, "lost", trainer.num_lost, "over", over, flush=True)
 ray.shutdown()

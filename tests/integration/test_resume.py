@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -18,8 +19,9 @@ import numpy as np
 import pytest
 
 from londi import config
-from londi.bench.resume import bench_resume, what_came_out
+from londi.bench.resume import what_came_out
 from londi.budget import Budget
+from londi.cli import main
 from londi.config import EnvConfig, Experiment, ModelConfig
 from londi.episode import Episode
 from londi.errors import BudgetError, CheckpointError, EnvError, RunError
@@ -82,9 +84,12 @@ def test_a_checkpoint_is_everything(tmp_path: Path, experiment: Experiment, monk
     assert resumed.recent == trainer.recent
 
 
-def test_killed_at_any_moment(tmp_path: Path) -> None:
-    found = bench_resume(short(KEYDOOR, num_steps=700), trials=1, seed=3)
+def test_killed_at_any_moment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "short.toml").write_text(config.dump(short(KEYDOOR, num_steps=700)))
+    main(["bench", "resume", "--experiment", str(tmp_path / "short.toml"), "--trials", "1", "--seed", "3", "--json"])
+    found = json.loads(capsys.readouterr().out)
     assert found["passed"], found
+    assert found["trials"] == 1
     assert found["killed"] > 0
 
 

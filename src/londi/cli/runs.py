@@ -55,6 +55,8 @@ def train(
         setting = replace(setting, train=replace(setting.train, num_steps=steps))
     folder = run or Path("runs") / f"{setting.name}-{setting.seed}"
     cluster = None
+    if ray is None and (workers, quick_replicas, deepthink_replicas) != (2, 1, 1):
+        raise ConfigError("--workers and replicas are for Ray: name it, as with --ray local")
     if ray is not None:
         from londi.rollout_ray import Cluster
 
@@ -177,7 +179,11 @@ def demo(folder: Path = Path("runs/demo"), experiment: Path | None = None) -> No
         folder: run folder; a finished one is shown again.
         experiment: TOML file; default the demo's own.
     """
+    from londi.run import Run
+
     setting = config.load(experiment or DEMO)
+    if (folder / "frontier.json").is_file() and Run.open(folder).experiment != setting:
+        raise RunError(f"{folder} holds another experiment (its config.toml differs): choose another with --folder")
     if not (folder / "frontier.json").is_file():
         try:
             _train(folder, setting)

@@ -125,7 +125,7 @@ class DQNLearner(NetworkLearner):
         as_deep = called[:, None].expand_as(deep) & torch.isfinite(deep)
         mask = torch.stack([as_quick, as_deep], -1)[:, None].expand_as(q)  # each of M readers learns for itself
         target = torch.stack([quick, deep], -1)[:, None].expand_as(q)
-        value = smooth_l1_loss(q[mask], target[mask], beta=0.3) if mask.any() else q.sum() * 0
+        value = smooth_l1_loss(q[mask], target[mask], beta=0.3) if mask.any() else logits.sum() * 0
         asked = logits[called]  # (b, M)
         truth = (~agreed[called]).float()[:, None].expand_as(asked)
         return value, binary_cross_entropy_with_logits(asked, truth) if len(asked) else value * 0

@@ -8,7 +8,7 @@ price of a call as an input (LONDI for every c at once). arXiv 2402.12061 define
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
@@ -49,6 +49,14 @@ def _values(out: Tensor, differs: Tensor, cost: Tensor) -> Tensor:
 def probability(logits: Tensor) -> Tensor:
     """The probability (B,) of which M readers gave logits (B, M)."""
     return logits.sigmoid().mean(-1)
+
+
+def _together(read: Iterable[tuple[Tensor, Tensor]], gated: bool, cost: Tensor) -> tuple[Tensor, Tensor]:
+    """Q (B, M, R, 2) and logits (B, M) from what M readers gave, (B, R, 2 or 3) and (B,) each; d is their mean."""
+    outs, found = zip(*read, strict=True)
+    logits = torch.stack(found, 1)
+    differs = probability(logits).detach()
+    return torch.stack([_values(out, differs, cost) if gated else _both(out) for out in outs], 1), logits
 
 
 def _shapes(shape: NetworkShape) -> list[NetworkShape]:
@@ -96,10 +104,7 @@ class BudgetNetwork(nn.Module):
 
     def each(self, phi: Phi) -> tuple[Tensor, Tensor]:
         """Return Q (B, M, N + 2, 2) and logits (B, M) of M readers; Q[0, 1] = -inf."""
-        outs, found = zip(*(reader(phi) for reader in self.readers), strict=True)
-        logits = torch.stack(found, 1)
-        differs = probability(logits).detach()
-        q = torch.stack([_values(o, differs, torch.tensor(SPENT)) if self.shape.gated else _both(o) for o in outs], 1)
+        q, logits = _together((reader(phi) for reader in self.readers), self.shape.gated, torch.tensor(SPENT))
         mask = torch.zeros_like(q)
         mask[:, :, 0, 1] = -torch.inf
         return q + mask, logits
@@ -154,10 +159,7 @@ class PriceNetwork(nn.Module):
 
     def each(self, phi: Phi, price: Tensor) -> tuple[Tensor, Tensor]:
         """Return Q (B, M, P, 2) and logits (B, M) of M readers, for `price` (B, P)."""
-        outs, found = zip(*(reader(phi, price) for reader in self.readers), strict=True)
-        logits = torch.stack(found, 1)
-        differs = probability(logits).detach()
-        return torch.stack([_values(o, differs, price) if self.shape.gated else _both(o) for o in outs], 1), logits
+        return _together((reader(phi, price) for reader in self.readers), self.shape.gated, price)
 
     def forward(self, phi: Phi, price: Tensor) -> tuple[Tensor, Tensor]:
         """Return Q (B, P, 2) for `price` (B, P), and the logits (B, M) that DEEPTHINK would act otherwise."""

@@ -32,7 +32,8 @@ class NetworkShape:
     max_calls: int = 12
     """Largest finite budget N that is priced (budget network)."""
     gated: bool = False
-    """Whether a call can gain something only where DEEPTHINK is expected to act otherwise; else anything is learned."""
+    """Whether a call can gain something only where DEEPTHINK is expected to act otherwise; else anything is learned. A
+    gated network has a second reader, which sees no text."""
     budget_input: Literal["vector", "scalar"] = "vector"
     """Budget network: an output for every budget, or (the ablation) the budget as one more number that goes in."""
 
