@@ -25,6 +25,7 @@ from londi.agent import Agent
 from londi.config import Experiment, ModelConfig
 from londi.episode import Episode
 from londi.errors import ConfigError, RunError
+from londi.interrupts import held_back
 from londi.learners.replay import Trajectory
 from londi.lms.replicas import RESTARTS, RemoteLM, replicate, result
 from londi.making import make_encoder, make_envs
@@ -263,6 +264,8 @@ def _connect(address: str) -> None:
     try:
         if port.isdecimal():
             socket.create_connection((host, int(port)), timeout=10).close()
-        ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+        with held_back() as check:  # puts back the handler of SIGTERM for which Ray has one of its own, that exits
+            ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+        check()
     except (OSError, RuntimeError, ValueError, RayError) as error:
         raise RunError(f"there is no Ray cluster at '{address}': {str(error).splitlines()[0]}") from error

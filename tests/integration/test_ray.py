@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +40,11 @@ def keydoor(**train: Any) -> Experiment:
 @pytest.fixture(scope="module", autouse=True)
 def one_ray() -> Iterator[None]:
     """One Ray for the module: starting it takes longer than what is tested."""
+    before = signal.getsignal(signal.SIGTERM)
     ray.init(address="local", num_cpus=2, log_to_driver=False, include_dashboard=False)
     yield
     ray.shutdown()
+    signal.signal(signal.SIGTERM, before)
 
 
 def killing(trainer: Trainer, after: int, kill: Callable[[], None]) -> None:
@@ -134,6 +138,7 @@ NODES = """
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster as Nodes
@@ -202,3 +207,22 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "there is no Ray cluster at '127.0.0.1:1'" in done.stderr
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_waits_for_the_end_of_the_step(tmp_path: Path, number: int, code: int) -> None:
+    """Also for SIGTERM, for which Ray has a handler of its own."""
+    made = keydoor(num_steps=50_000, checkpoint_steps=100_000)
+    (tmp_path / "long.toml").write_text(config.dump(made))
+    command = [sys.executable, "-m", "londi.cli", "train", "long.toml", "--run", "run", "--ray", "local"]
+    heed = partial(signal.signal, number, signal.SIG_DFL)
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
+    limit = time.monotonic() + 120
+    while not (tmp_path / "run" / "metrics.jsonl").is_file() and time.monotonic() < limit and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == code, errors
+    assert "interrupted at step" in errors
+    resumed = prepare(tmp_path / "run", made)
+    assert (resumed.step > 0, resumed.begun_anew) == (True, 0)
