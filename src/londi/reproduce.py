@@ -7,11 +7,8 @@ runs of their own), training seeds. What was run is kept, so that an interrupted
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean
@@ -22,7 +19,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from londi import config, frontier, protocol
 from londi.config import Experiment
 from londi.errors import ConfigError, RunError
-from londi.run import Run, load_checkpoint, write_text
+from londi.jobs import Job, merged
+from londi.run import load_checkpoint
 
 SCHEMA = 1
 KEPT = (0.99, 0.95)
@@ -88,21 +86,6 @@ for _part in (Task, Method):
     setattr(_part, "__pydantic_config__", ConfigDict(extra="forbid"))  # noqa: B010
 
 
-@dataclass(frozen=True)
-class Job:
-    """One run: of which task, method ("" for the common one) and seed, and where it lies."""
-
-    task: str
-    method: str
-    experiment: Experiment
-    folder: Path
-
-    @property
-    def done(self) -> bool:
-        """Whether it is trained and evaluated, as the table has it now."""
-        return (self.folder / "frontier.json").is_file() and Run.open(self.folder).experiment == self.experiment
-
-
 def load_table(path: Path) -> Table:
     """Read a table's TOML; raises `ConfigError` with one line that names the fix."""
     try:
@@ -125,15 +108,6 @@ def load_table(path: Path) -> Table:
     return table
 
 
-def merged(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the data with the changes put in, table by table."""
-    found = dict(data)
-    for key, value in changes.items():
-        both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
-        found[key] = merged(found[key], value) if both else value
-    return found
-
-
 def jobs(table: Table, folder: Path, quick: bool = False) -> list[Job]:
     """Return every run of a table, the common ones first."""
     found = []
@@ -148,45 +122,6 @@ def jobs(table: Table, folder: Path, quick: bool = False) -> list[Job]:
                 name = "-".join("".join(c if c.isalnum() else "-" for c in part) for part in (task.name, kind) if part)
                 found.append(Job(task.name, kind, experiment, folder / f"{name}-{seed}"))
     return sorted(found, key=lambda job: bool(job.method))
-
-
-def run(job: Job) -> None:
-    """Train and evaluate in a process of its own, going on where an earlier one stopped.
-
-    Raises `RunError` where that fails, naming its log, or where the folder holds another experiment.
-    """
-    if job.done:
-        return
-    job.folder.parent.mkdir(parents=True, exist_ok=True)
-    source, log = (job.folder.with_name(f"{job.folder.name}.{suffix}") for suffix in ("toml", "log"))
-    if (job.folder / "config.toml").is_file() and Run.open(job.folder).experiment != job.experiment:
-        raise RunError(f"{job.folder} is of another experiment (the table has changed since?): remove it")
-    write_text(source, config.dump(job.experiment))
-    last = job.folder / "checkpoints" / "last.pt"
-    trained = last.is_file() and load_checkpoint(last).get("done")
-    commands = [["train", str(source), "--run", str(job.folder)], ["evaluate", str(job.folder)]]
-    for command in commands[bool(trained) :]:
-        with log.open("a", encoding="utf-8") as file:
-            ended = subprocess.run(
-                [sys.executable, "-m", "londi.cli", *command], stdout=file, stderr=file, stdin=subprocess.DEVNULL
-            )
-        if ended.returncode:
-            raise RunError(f"`londi {' '.join(command)}` failed (exit code {ended.returncode}): see {log}")
-
-
-def run_all(todo: Sequence[Job], processes: int, progress: Callable[[], None]) -> None:
-    """Run the jobs, so many at a time; `progress` is told of each that is done. Raises the first `RunError`."""
-
-    def one(job: Job) -> None:
-        run(job)
-        progress()
-
-    with ThreadPoolExecutor(processes) as pool:
-        try:
-            list(pool.map(one, todo))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 def results(table: Table, folder: Path, quick: bool = False) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pytest
 from londi import published, reproduce
 from londi.cli import main
 from londi.errors import ConfigError, RunError
+from londi.jobs import Job, run
 from londi.run import Run, save_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +62,7 @@ def row(name: str, kind: str, calls: float, success: float) -> dict[str, Any]:
     return {"name": name, "kind": kind, "value": calls, "success": spread, "calls": {"mean": calls}, **numbers}
 
 
-def finish(job: reproduce.Job, rows: list[dict[str, Any]]) -> None:
+def finish(job: Job, rows: list[dict[str, Any]]) -> None:
     """Write what a run leaves, with these rows beside QUICK and DEEPTHINK."""
     Run.create(job.folder, job.experiment)
     rows = [row("QUICK", "model", 0, 0.4), row("DEEPTHINK", "model", 10, 0.8), *rows]
@@ -135,7 +136,7 @@ def test_runs_that_are_missing_or_of_another_table(table: reproduce.Table, tmp_p
     changed = replace(table, changes={"evaluate": {"episodes": 50}})
     assert not any(job.done for job in reproduce.jobs(changed, tmp_path))
     with pytest.raises(RunError, match="another experiment"):
-        reproduce.run(reproduce.jobs(changed, tmp_path)[0])
+        run(reproduce.jobs(changed, tmp_path)[0])
 
 
 def test_where_printed_numbers_differ() -> None:

@@ -36,7 +36,8 @@ def reproduce(
         json: print the numbers as JSON.
     """
     from londi import published
-    from londi.reproduce import differences, load_table, results, run_all
+    from londi.jobs import run_all
+    from londi.reproduce import differences, load_table, results
     from londi.reproduce import jobs as jobs_of
 
     source = Path(table) if table.endswith(".toml") else TABLES / f"{table}.toml"
