@@ -7,8 +7,6 @@ or a replica is at most the episodes at hand: they are begun anew, and `lost` co
 
 from __future__ import annotations
 
-import logging
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,14 +16,14 @@ from types import TracebackType
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayActorError
 
 from londi import lms
 from londi.agent import Agent
+from londi.cluster import connect
 from londi.config import Experiment, ModelConfig
 from londi.episode import Episode
 from londi.errors import ConfigError, RunError
-from londi.interrupts import held_back
 from londi.learners.replay import Trajectory
 from londi.lms.replicas import RESTARTS, RemoteLM, replicate, result
 from londi.making import make_encoder, make_envs
@@ -147,7 +145,7 @@ class RayRollout:
             )
         self._started = not ray.is_initialized()
         if self._started:
-            _connect(cluster.address)
+            connect(cluster.address)
         self._lost: set[int] = set()
         self._again: deque[Assignment] = deque()
         self.quick = self._replicas(experiment.quick, cluster.quick_replicas)
@@ -256,16 +254,3 @@ class RayRollout:
             seat.held = {each["assignment"]["seed"]: Assignment(**each["assignment"]) for each in mine}
         self._again += [Assignment(**each["assignment"]) for each in rest]
         return anew + len(rest)
-
-
-def _connect(address: str) -> None:
-    """Start or join Ray; raises `RunError` where nothing listens, at once: Ray itself goes on trying for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        if port.isdecimal():
-            socket.create_connection((host, int(port)), timeout=10).close()
-        with held_back() as check:  # puts back the handler of SIGTERM for which Ray has one of its own, that exits
-            ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
-        check()
-    except (OSError, RuntimeError, ValueError, RayError) as error:
-        raise RunError(f"there is no Ray cluster at '{address}': {str(error).splitlines()[0]}") from error

@@ -17,13 +17,14 @@ from pathlib import Path
 from londi.cli.bench import bench
 from londi.cli.pairs import lm
 from londi.cli.runs import app
-from londi.cli.tables import reproduce
+from londi.cli.tables import reproduce, sweep
 from londi.cli.verify import verify
 from londi.errors import EXTRAS, LondiError, MissingExtraError
 from londi.interrupts import Terminated
 
 app.command(verify)
 app.command(reproduce)
+app.command(sweep)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,16 +1,19 @@
-"""`londi reproduce`: run what a published table needs, and write it or check it."""
+"""Commands on many runs: `londi reproduce` writes or checks a published table, `londi sweep` compares settings."""
 
 from __future__ import annotations
 
 import json as jsonlib
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Annotated, Any
 
 import tyro
+from rich.table import Table
 
 from londi.cli.terminal import bar, err, out, print_json
-from londi.errors import RunError
+from londi.errors import ConfigError, RunError
 
 TABLES = Path("experiments/tables")
 
@@ -81,3 +84,79 @@ def _check(stored: Path, found: dict[str, Any], tolerance: float, differences: A
     err.print(f"{len(lines)} of the printed numbers differ" if lines else "the printed numbers are the ones found")
     if lines:
         raise SystemExit(1)
+
+
+def sweep(
+    experiments: tyro.conf.Positional[tuple[Path, ...]],
+    seeds: tuple[int, ...] = (0, 1, 2),
+    vary: tuple[str, ...] = (),
+    ray: str = "local",
+    cpus: float = 1.0,
+    folder: Path = Path("runs/sweep"),
+    json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Train and evaluate experiments with several settings and seeds over Ray Tune; go on where it was interrupted.
+
+    Args:
+        experiments: the experiments' TOML files.
+        seeds: training seeds.
+        vary: settings and their values, all combinations of which are run: train.gamma=0.9,0.95 train.lr=1e-3,3e-4
+        ray: `local` for processes on this machine, `auto` or an address for a cluster, whose nodes share the folder.
+        cpus: CPUs that a run takes; as many run at a time as there are CPUs for.
+        folder: where the runs lie, and sweep.json and sweep.png at the end.
+        json: print sweep.json instead of the table.
+    """
+    from londi.sweep import gather, points, run_over_ray, save
+
+    jobs = points(experiments, seeds, dict(map(_values, vary)), folder)
+    if cpus <= 0:
+        raise ConfigError(f"--cpus must be above 0, not {cpus}")
+    with bar("runs", len(jobs)) as move:
+        move(sum(job.done for job in jobs))
+        failed = run_over_ray(jobs, ray, cpus, lambda: move(advance=1))
+    if failed:
+        raise RunError(
+            "\n".join([f"{len(failed)} of {len(jobs)} runs failed; the same command tries them again", *failed])
+        )
+    found = gather(jobs)
+    save(found, jobs, folder)
+    if json:
+        print_json(found)
+    else:
+        _print_sweep(found)
+        out.print(f"picture: {folder / 'sweep.png'}", soft_wrap=True)
+
+
+def _values(text: str) -> tuple[str, tuple[Any, ...]]:
+    """Read KEY=A,B: values as in a TOML array, or words without quotes."""
+    key, equals, values = text.partition("=")
+    if not (key and equals and values):
+        raise ConfigError(f"--vary takes KEY=VALUE,VALUE as in train.gamma=0.9,0.95, not '{text}'")
+
+    try:
+        return key, tuple(tomllib.loads(f"values = [{values}]")["values"])
+    except tomllib.TOMLDecodeError:
+        return key, tuple(word.strip() for word in values.split(","))
+
+
+def _print_sweep(found: dict[str, Any]) -> None:
+    from londi.sweep import COLUMNS
+
+    table = Table(title=f"mean ± std over training seeds {', '.join(map(str, found['seeds']))}")
+    names = ("area, prices", "area, budgets", "success kept", "calls")
+    for column in ("", *names):
+        table.add_column(column, justify="right" if column else "left")
+    for label, measures in found["points"].items():
+        cells = []
+        for name in COLUMNS:
+            known = [value for value in measures.get(name, {"each": []})["each"] if value is not None]
+            spread = f" ± {stdev(known):.3f}" if len(known) > 1 else ""
+            few = "" if len(known) == len(found["seeds"]) else f" ({len(known)} of {len(found['seeds'])})"
+            cells.append(f"{mean(known):.3f}{spread}{few}" if known else "-")
+        table.add_row(label, *cells)
+    out.print(table)
+    out.print(
+        "area: success over the share of DEEPTHINK's calls (hypervolume)   success kept, calls: shares of DEEPTHINK's, "
+        "of the policy chosen on selection seeds for 99 %",
+        highlight=False,
+    )

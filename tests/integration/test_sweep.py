@@ -1,0 +1,125 @@
+"""`londi sweep`: experiments, settings and seeds over Ray Tune, one table and one picture at the end."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ray.tune")
+
+from londi import config
+from londi.cli import main
+from londi.errors import ConfigError
+from londi.sweep import points
+
+ROOT = Path(__file__).parents[2]
+KEYDOOR = ROOT / "experiments" / "keydoor.toml"
+SHORT = {
+    "train": {"num_steps": 600, "warmup_steps": 100, "num_envs": 8, "threads": 1},
+    "evaluate": {
+        "episodes": 10,
+        "selection_episodes": 10,
+        "budgets": [0, 2],
+        "prices": [0.01, 0.1],
+        "random_rates": [0.5],
+        "entropy_thresholds": [0.5],
+        "processes": 1,
+    },
+}
+
+
+@pytest.fixture
+def short(tmp_path: Path) -> Path:
+    plain = config.plain(config.load(KEYDOOR))
+    for section, values in SHORT.items():
+        plain[section] |= values
+    path = tmp_path / "short.toml"
+    path.write_text(config.dump(config.parse(plain)))
+    return path
+
+
+def sweep(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "londi.cli", "sweep", "short.toml", *args]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=280, check=False)
+
+
+def test_it_is_stopped_and_goes_on(tmp_path: Path, short: Path) -> None:
+    args = ["--seeds", "0", "1", "--vary", "train.gamma=0.9,0.97", "--json"]
+    command = [sys.executable, "-m", "londi.cli", "sweep", "short.toml", *args]
+    heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
+    folder, limit = tmp_path / "runs" / "sweep", time.monotonic() + 200
+    while not list(folder.glob("*/frontier.json")) and time.monotonic() < limit and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    first = sorted(folder.glob("*/frontier.json"))
+    times = [path.stat().st_mtime_ns for path in first]
+    assert not (folder / "sweep.json").exists()
+
+    done = sweep(*args, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [path.stat().st_mtime_ns for path in first] == times
+    found = json.loads(done.stdout)
+    assert found == json.loads((folder / "sweep.json").read_text())
+    assert (folder / "sweep.png").stat().st_size > 10_000
+    assert list(found["points"]) == ["keydoor train.gamma=0.9", "keydoor train.gamma=0.97"]
+    for label, gamma in zip(found["points"], (0.9, 0.97), strict=True):
+        for seed in (0, 1):
+            made = json.loads((folder / f"keydoor-train.gamma={gamma}-{seed}" / "frontier.json").read_text())
+            each = found["points"][label]["hypervolume price"]["each"]
+            assert each[seed] == made["metrics"]["hypervolume"]["price"]
+
+
+def test_what_fails_is_named_and_the_rest_is_kept(tmp_path: Path, short: Path) -> None:
+    (tmp_path / "runs" / "sweep" / "keydoor-1").mkdir(parents=True)
+    (tmp_path / "runs" / "sweep" / "keydoor-1" / "something").touch()
+    done = sweep("--seeds", "0", "1", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "1 of 2 runs failed" in done.stderr
+    assert "keydoor-1.log" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "runs" / "sweep" / "keydoor-0" / "frontier.json").is_file()
+
+
+def test_points(tmp_path: Path, short: Path) -> None:
+    jobs = points([short], (3, 4), {"train.gamma": (0.9, 1), "evaluate.budgets": ([0, 1], [2])}, tmp_path)
+    assert [job.folder.name for job in jobs][:2] == [
+        f"keydoor-train.gamma=0.9-evaluate.budgets=-0--1--{seed}" for seed in (3, 4)
+    ]
+    assert [job.experiment.train.gamma for job in jobs] == [0.9] * 4 + [1.0] * 4
+    assert list(jobs[-1].experiment.evaluate.budgets) == [2]
+    assert jobs[-1].experiment.seed == 4
+    with pytest.raises(ConfigError, match="same name"):
+        points([short, short], (0,), {}, tmp_path)
+    with pytest.raises(ConfigError, match="did you mean 'gamma'"):
+        points([short], (0,), {"train.gama": (1,)}, tmp_path)
+    with pytest.raises(ConfigError, match="each once"):
+        points([short], (0, 0), {}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--vary", "train.gamma"], "KEY=VALUE,VALUE"),
+        (["--cpus", "0"], "--cpus must be above 0"),
+        (["--vary", "train.gamma=two"], "train.gamma"),
+        (["--ray", "127.0.0.1:1"], "no Ray cluster"),
+    ],
+)
+def test_wrong_input(
+    tmp_path: Path, short: Path, args: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["sweep", str(short), "--folder", str(tmp_path / "runs"), *args])
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
