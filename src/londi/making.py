@@ -8,6 +8,7 @@ from londi import envs
 from londi.config import Experiment, TrainConfig
 from londi.encoders import TextEncoder
 from londi.envs.base import TextEnv
+from londi.errors import ConfigError
 from londi.learners.base import NetworkLearner
 from londi.learners.dqn import DQNConfig, DQNLearner
 from londi.learners.ppo import PPOConfig, PPOLearner
@@ -19,9 +20,20 @@ Phase = Literal["training", "selection", "test"]
 
 
 def make_envs(experiment: Experiment, count: int, phase: Phase = "training") -> list[TextEnv]:
-    """Make the experiment's environments, as they are in training, selection or the test."""
+    """Make the experiment's environments, as they are in training, selection or the test.
+
+    Raises `ConfigError` where selection or test would play the episodes of training, see `TextEnv.listed`.
+    """
     own = {"training": {}, "selection": experiment.env.selection, "test": experiment.env.test}[phase]
-    return [envs.make(experiment.env.id, **experiment.env.options | own) for _ in range(count)]
+    made = [envs.make(experiment.env.id, **experiment.env.options | own) for _ in range(count)]
+    for env in made[:1]:
+        for name, table in (("selection", experiment.env.selection), ("test", experiment.env.test)):
+            if env.listed and env.listed not in table:
+                raise ConfigError(
+                    f"{name} would play the episodes of training: set {env.listed} in env.{name}, "
+                    'as in env.selection = { split = "dev" } and env.test = { split = "test" }'
+                )
+    return made
 
 
 def make_encoder(experiment: Experiment) -> TextEncoder:

@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from londi import envs
+from londi import config, envs
 from londi.agent import Agent
 from londi.cli import main
 from londi.encoders import TextEncoder
@@ -22,11 +24,13 @@ from londi.envs.jvm import POOL, Pool, Simulator, SimulatorLostError
 from londi.envs.scienceworld import ScienceWorldEnv, _mixed, shorten
 from londi.envs.tasks import SCIENCEWORLD
 from londi.episode import Episode
-from londi.errors import ConfigError, EnvError, EpisodeOverError
+from londi.errors import ConfigError, EnvError, EpisodeOverError, LondiError
 from londi.lms import ScriptedLM
+from londi.making import make_envs
 from londi.rollout import Assignment, rollout
 from londi.switchers import Never
 
+ROOT = Path(__file__).parents[2]
 TASK = "find-living-thing"
 
 
@@ -85,6 +89,35 @@ def test_consecutive_seeds_visit_tasks_and_variations_in_turn() -> None:
         ScienceWorldEnv(())
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"simplification": "eesy"}, "did you mean 'easy'"),
+        ({"simplification": "openDoors,teleport"}, "did you mean 'teleportAction'"),
+        ({"split": "tests"}, "did you mean 'test'"),
+        ({"heap_mb": 32}, "heap_mb must be a whole number of at least 64"),
+        ({"heap_mb": "256"}, "heap_mb must be a whole number"),
+        ({"max_steps": "30"}, "max_steps must be a whole number"),
+        ({"recal": True}, "has no option 'recal'; did you mean 'recall'"),
+        ({"task": "find-plant"}, "has its own task"),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(LondiError, match=said):
+        envs.make("londi/ScienceWorld-find-animal-v0", **options)
+
+
+def test_an_experiment_is_not_measured_on_the_variations_of_training() -> None:
+    made = config.load(ROOT / "experiments" / "scienceworld" / "find-animal.toml")
+    assert make_envs(made, 1)
+    for table in ("selection", "test"):
+        other = replace(made, env=replace(made.env, **{table: {}}))
+        with pytest.raises(ConfigError, match=f"set split in env.{table}"):
+            make_envs(other, 1)
+    explicit = replace(made, env=replace(made.env, test={"split": "train"}))
+    assert make_envs(explicit, 1, "test"), "who says so gets it"
+
+
 def test_a_part_of_a_split_stands_for_all_of_it() -> None:
     for count in (*range(1, 40), 75, 135, 225, 450):
         assert sorted(_mixed(number, count) for number in range(count)) == [*range(count)], "each once"
@@ -101,7 +134,7 @@ def test_models_that_don_t_know_the_language_are_shown_actions() -> None:
     _, _, _, _, info = env.step(f"\n {listed[0]}\nbecause it is listed")
     assert info["valid"], "the first line is the action"
     env.close()
-    with pytest.raises(ConfigError, match="list_actions at least 0"):
+    with pytest.raises(ConfigError, match="list_actions must be a whole number of at least 0"):
         make(list_actions=-1)
 
 
@@ -139,6 +172,8 @@ def test_the_same_seed_gives_the_same_variation(env: ScienceWorldEnv) -> None:
 
 
 def test_a_variation_that_there_is_not_is_refused(env: ScienceWorldEnv) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'variation'"):
+        env.reset(options={"variaton": 7})
     with pytest.raises(ConfigError, match="no variation 300: they are 0 to 299"):
         env.reset(options={"variation": 300})
     assert env.reset(options={"variation": 299})[1]["variation"] == 299
@@ -371,7 +406,7 @@ def test_idle_simulators_make_room_and_keep_their_settings(monkeypatch: pytest.M
 def test_none_is_left_behind(end: str) -> None:
     code = f"""
 import os, sys
-from londi import envs
+from londi import config, envs
 env = envs.make("londi/ScienceWorld-{TASK}-v0", heap_mb=256)
 env.reset(seed=0)
 print(env.simulator.pid, flush=True)

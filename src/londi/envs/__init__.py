@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from londi.envs.base import TextEnv
 from londi.envs.tasks import PAIR_TASKS, SCIENCEWORLD
@@ -26,6 +28,10 @@ _BABYAI = {
     "GoToPickUp": ("go to", "pick up"),
     "Mix": ("go to", "pick up", "put next", "pick up then go to", "open door"),
 }
+
+
+_CHOSEN = {"londi/ScienceWorld-v0": {"task"}, "londi/BabyAI-Text-v0": {"level"}}
+"""What these ids leave to the user, though they have a default; in the others it is what the id stands for."""
 
 
 def register_envs() -> None:
@@ -67,6 +73,10 @@ def make(env_id: str, **options: Any) -> TextEnv:
         env_id = name
     if env_id not in gymnasium.registry:
         raise EnvError(f"unknown environment '{env_id}'{did_you_mean(env_id, gymnasium.registry)} (see `londi envs`)")
+    spec = gymnasium.spec(env_id)
+    if fixed := options.keys() & spec.kwargs.keys() - _CHOSEN.get(env_id, set()):
+        raise EnvError(f"{env_id} has its own {', '.join(sorted(fixed))}: take another id, or leave the option out")
+    _check_options(spec, options)
     try:
         env = gymnasium.make(env_id, disable_env_checker=True, **options).unwrapped
     except TypeError as error:
@@ -74,6 +84,18 @@ def make(env_id: str, **options: Any) -> TextEnv:
     if not isinstance(env, TextEnv):
         raise EnvError(f"{env_id} is no text environment: observations and actions must be str (see londi.TextEnv)")
     return env
+
+
+def _check_options(spec: EnvSpec, options: dict[str, Any]) -> None:
+    """Raise `EnvError` for an option that there is not, where the environment names those that there are."""
+    if not isinstance(spec.entry_point, str):
+        return
+    known = inspect.signature(load_env_creator(spec.entry_point)).parameters
+    if any(each.kind is each.VAR_KEYWORD for each in known.values()):
+        return
+    for name in options.keys() - known.keys():
+        hint = did_you_mean(name, known) or f"; it has {', '.join(known)}"
+        raise EnvError(f"{spec.id} has no option '{name}'{hint}")
 
 
 register_envs()

@@ -16,6 +16,12 @@ from gymnasium.spaces import Text
 from londi.errors import ConfigError, EpisodeOverError
 
 
+def check_number(name: str, value: Any, least: int) -> None:
+    """Raise `ConfigError` where an option is no whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name} must be a whole number of at least {least}, not {value!r}")
+
+
 class TextEnv(gymnasium.Env[str, str]):
     """A text task with a step limit; reward 1 and `info["success"]` on success.
 
@@ -30,9 +36,12 @@ class TextEnv(gymnasium.Env[str, str]):
     waits: bool = False
     """Whether an action waits for another process: such environments are stepped side by side, in threads."""
 
+    listed: str | None = None
+    """The option that says from which list of episodes (training's, the test's) they come, where a new seed alone
+    brings no new episode; None where it does."""
+
     def __init__(self, max_steps: int) -> None:
-        if max_steps < 1:
-            raise ConfigError(f"max_steps must be at least 1, not {max_steps}")
+        check_number("max_steps", max_steps, 1)
         self.max_steps = max_steps
         self.observation_space = Text(max_length=8192, min_length=0, charset=string.printable)
         self.action_space = Text(max_length=1024, min_length=0, charset=string.printable)

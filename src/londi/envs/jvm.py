@@ -28,6 +28,7 @@ except ImportError as error:
 # py4j logs what it raises, each time it tries to connect again, and some of it on the root logger
 logging.getLogger("py4j").setLevel(logging.CRITICAL)
 logging.getLogger().addFilter(lambda record: not record.pathname.endswith("py4j/java_gateway.py"))
+LEAST_HEAP_MB = 64
 OVERHEAD_MB = 160
 """Memory of a Java process beside its heap, about."""
 SHARE = 0.8
@@ -47,8 +48,8 @@ class Simulator:
     """
 
     def __init__(self, heap_mb: int = 384, timeout: float = 60.0) -> None:
-        if heap_mb < 64 or not timeout > 0:
-            raise ConfigError("a simulator needs heap_mb of at least 64 and a timeout above 0")
+        if heap_mb < LEAST_HEAP_MB or not timeout > 0:
+            raise ConfigError(f"a simulator needs heap_mb of at least {LEAST_HEAP_MB} and a timeout above 0")
         self.heap_mb, self.timeout = heap_mb, timeout
         options = [f"-Xmx{heap_mb}m", "-XX:+UseSerialGC"]
         port, self.process = launch_gateway(

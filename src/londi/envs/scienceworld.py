@@ -12,13 +12,16 @@ from dataclasses import dataclass, replace
 from math import gcd
 from typing import Any, Literal, get_args
 
-from londi.envs.base import TextEnv
-from londi.envs.jvm import POOL, Simulator, SimulatorLostError
+from londi.envs.base import TextEnv, check_number
+from londi.envs.jvm import LEAST_HEAP_MB, POOL, Simulator, SimulatorLostError
 from londi.envs.tasks import SCIENCEWORLD as TASKS
 from londi.errors import ConfigError, EnvError, did_you_mean
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+SIMPLIFICATIONS = (
+    *("easy", "teleportAction", "openDoors", "openContainers", "selfWateringFlowerPots", "noElectricalAction"),
+)
 _FORBIDDEN = "reset task"
 """Always permitted by the simulator, where it would wipe out a failure."""
 _NOT_UNDERSTOOD = "No known action matches that input."
@@ -55,7 +58,7 @@ class ScienceWorldEnv(TextEnv):
     `reset(options={"variation": k})` plays a certain variation of the first task, whatever the split.
 
     - `task`: one of `TASKS`, or several. - `split`: the official `train`, `dev` or `test` variations.
-    - `simplification`: the simulator's, separated by commas; `easy` stands for several, empty for none.
+    - `simplification`: some of `SIMPLIFICATIONS`, separated by commas; `easy` stands for several, empty for none.
     - `max_steps`: actions, whatever they are. `max_moves`: the simulator's moves, 100 in the literature; looking is
       none.
     - `reward`: `success` pays 1 at a score of 100; `score` pays each change of the score, in hundredths.
@@ -75,6 +78,7 @@ class ScienceWorldEnv(TextEnv):
 
     admissible = None
     waits = True
+    listed = "split"
 
     def __init__(
         self,
@@ -98,16 +102,14 @@ class ScienceWorldEnv(TextEnv):
                 raise ConfigError(f"unknown ScienceWorld task '{name}'{did_you_mean(name, TASKS)}")
         if not self.tasks:
             raise ConfigError("name at least one ScienceWorld task")
-        choices: dict[str, tuple[str, tuple[str, ...]]] = {
-            "split": (split, SPLITS),
-            "reward": (reward, ("success", "score")),
-            "failure": (failure, ("zero", "minus")),
-        }
-        for key, (value, known) in choices.items():
-            if value not in known:
-                raise ConfigError(f"{key} is {' or '.join(known)}, not '{value}'")
-        if max_moves < 1 or list_actions < 0:
-            raise ConfigError("max_moves must be at least 1 and list_actions at least 0")
+        _check("split", split, SPLITS)
+        _check("reward", reward, ("success", "score"))
+        _check("failure", failure, ("zero", "minus"))
+        for name in filter(None, simplification.split(",")):
+            _check("simplification", name, SIMPLIFICATIONS)
+        for option, value, least in (("max_moves", max_moves, 1), ("list_actions", list_actions, 0)):
+            check_number(option, value, least)
+        check_number("heap_mb", heap_mb, LEAST_HEAP_MB)
         self.task, self.split, self.simplification, self.max_moves = self.tasks[0], split, simplification, max_moves
         self.reward, self.failure, self.short, self.heap_mb, self.timeout = reward, failure, short, heap_mb, timeout
         self.list_actions, self.recall = list_actions, recall
@@ -159,6 +161,8 @@ class ScienceWorldEnv(TextEnv):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start an episode; raises `ConfigError` for a variation that there is not."""
+        for name in options or {}:
+            _check("an option of reset", name, ("variation",))
         self._wanted = (options or {}).get("variation")
         if self._wanted is not None and (not isinstance(self._wanted, int) or self._wanted < 0):
             raise ConfigError(f"a variation is a number from 0 on, not {self._wanted!r}")
@@ -304,6 +308,11 @@ class ScienceWorldEnv(TextEnv):
 
     def _words(self, text: str) -> str:
         return shorten(text) if self.short else text.strip()
+
+
+def _check(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"{option} is {' or '.join(known)}, not '{value}'{did_you_mean(value, known)}")
 
 
 def _mixed(number: int, count: int) -> int:
