@@ -1,7 +1,7 @@
 """Measure every budget, every price and the baselines on fresh seeds, and write `frontier.json`.
 
-Budget and price are chosen on selection seeds and measured on test seeds; the two sets are disjoint from each
-other and from training's. All policies play the same episodes.
+Budgets, prices, thresholds and rates are chosen on selection seeds and measured on test seeds; the two sets are disjoint
+from each other and from training's. All policies play the same episodes.
 """
 
 from __future__ import annotations
@@ -163,7 +163,8 @@ def num_plays(experiment: Experiment) -> int:
     e = experiment.evaluate
     capped = len(e.budgets) if _capped(experiment) else 0
     curve = experiment.train.snapshots * e.snapshot_episodes * (len(_universal(experiment)) + 2)
-    return e.selection_episodes * (learned + 2) + e.episodes * (learned + rules + capped) + curve
+    oracle = 1  # has no setting to choose
+    return e.selection_episodes * (learned + rules + capped - oracle) + e.episodes * (learned + rules + capped) + curve
 
 
 def _capped(experiment: Experiment) -> bool:
@@ -208,13 +209,14 @@ def evaluate(run: Run, progress: Callable[[int], None] = lambda plays: None) -> 
     learned, rules = learned_policies(run.experiment), baselines(run.experiment)
     pool = ProcessPoolExecutor(e.processes, mp_context=get_context("spawn")) if e.processes > 1 else None
     try:
-        selection, _ = _measure(
-            run, "selection", e.selection_episodes, [QUICK, DEEPTHINK, *learned], frozenset(), pool, progress
-        )
+        settings = [policy for policy in rules if policy.kind != "oracle"]
+        none: frozenset[str] = frozenset()
+        selection, _ = _measure(run, "selection", e.selection_episodes, [*settings, *learned], none, pool, progress)
         chosen = frontier.choose(selection, 0.99) or frontier.choose(selection, 0.95)
         shown = str(chosen["name"]) if chosen else learned[-1].name
         keep = frozenset({"QUICK", "DEEPTHINK", shown})
         capped = capped_policies(run.experiment, frontier.best_price(selection)) if _capped(run.experiment) else []
+        selection += _measure(run, "selection", e.selection_episodes, capped, none, pool, progress)[0]
         curve = _curve(run, pool, progress)
         test, kept = _measure(run, "test", e.episodes, [*rules, *learned, *capped], keep, pool, progress)
     finally:

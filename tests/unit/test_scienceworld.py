@@ -111,9 +111,9 @@ def test_an_experiment_is_not_measured_on_the_variations_of_training() -> None:
     made = config.load(ROOT / "experiments" / "scienceworld" / "find-animal.toml")
     assert make_envs(made, 1)
     for table in ("selection", "test"):
-        other = replace(made, env=replace(made.env, **{table: {}}))
+        changes: dict[str, Any] = {table: {}}
         with pytest.raises(ConfigError, match=f"set split in env.{table}"):
-            make_envs(other, 1)
+            make_envs(replace(made, env=replace(made.env, **changes)), 1)
     explicit = replace(made, env=replace(made.env, test={"split": "train"}))
     assert make_envs(explicit, 1, "test"), "who says so gets it"
 
