@@ -153,7 +153,7 @@ class _Slot:
         if not state["begun"]:
             return True
         steps = Episode.from_dict(state["episode"]).steps
-        after = [*(step.observation for step in steps[1:]), state["observation"]]
+        after = [*(step.observation for step in steps), state["observation"]][1:]
         if self.history.observation != (steps[0].observation if steps else state["observation"]):
             return False
         for step, observation in zip(steps, after, strict=True):

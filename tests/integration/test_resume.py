@@ -24,7 +24,7 @@ from londi.budget import Budget
 from londi.cli import main
 from londi.config import EnvConfig, Experiment, ModelConfig
 from londi.episode import Episode
-from londi.errors import BudgetError, CheckpointError, EnvError, RunError
+from londi.errors import BudgetError, CheckpointError, EnvError, ModelError, RunError
 from londi.interrupts import Terminated, held_back
 from londi.lms import CachedLM, Decision, ScriptedLM
 from londi.prompt import PromptTemplate
@@ -240,6 +240,21 @@ def test_an_environment_that_fails_loses_no_episode(
     assert 0 < resumed.step < 700
     resumed.train()
     assert sorted(seen)[:60] == sorted(whole)[:60]
+
+
+def test_a_model_that_fails_at_the_first_step_loses_no_episode(tmp_path: Path) -> None:
+    """What is begun and has not taken a step is part of a checkpoint too."""
+    made = short(KEYDOOR)
+    trainer = prepare(tmp_path / "run", made)
+
+    def fail(prompt: str) -> str:
+        raise ModelError("it is broken")
+
+    trainer.agent.quick = ScriptedLM(fail)
+    with pytest.raises(ModelError, match="broken"):
+        trainer.train()
+    resumed = prepare(tmp_path / "run", made)
+    assert (len(resumed.rollout.state()), resumed.begun_anew) == (made.train.num_envs, 0)
 
 
 def test_numbers_of_numpy_come_back(tmp_path: Path) -> None:
