@@ -10,13 +10,16 @@ import logging
 import os
 import uuid
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from londi import config
 from londi.errors import EXTRAS, ConfigError, MissingExtraError
 from londi.run import Run, write_text
+
+Outcome = Literal["finished", "interrupted", "failed"]
 
 
 class Tracker(Protocol):
@@ -26,8 +29,8 @@ class Tracker(Protocol):
         """Take what was measured at an environment step."""
         ...
 
-    def close(self) -> None:
-        """Write what is not written yet."""
+    def close(self, outcome: Outcome = "finished") -> None:
+        """Write what is not written yet; told how the training ended."""
         ...
 
 
@@ -43,7 +46,7 @@ class _TensorBoard:
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
-    def close(self) -> None:
+    def close(self, outcome: Outcome = "finished") -> None:
         self.writer.close()
 
 
@@ -53,6 +56,7 @@ class _WandB:
     def __init__(self, run: Run, step: int) -> None:
         import wandb
 
+        self.told = _Told(run, "wandb")
         self.run: Any = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "londi"),
             name=run.path.name,
@@ -65,10 +69,11 @@ class _WandB:
         )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        self.run.log(dict(values), step=step)
+        if self.told.new(step):
+            self.run.log(dict(values), step=step)
 
-    def close(self) -> None:
-        self.run.finish()
+    def close(self, outcome: Outcome = "finished") -> None:
+        self.run.finish(exit_code=0 if outcome == "finished" else 1)
 
 
 class _MLflow:
@@ -79,9 +84,12 @@ class _MLflow:
 
         for name in ("mlflow", "alembic"):  # they tell how a database is made
             logging.getLogger(name).setLevel(logging.WARNING)
-        where = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{(run.path / 'mlflow.db').resolve()}")
+        elsewhere = os.environ.get("MLFLOW_TRACKING_URI")
+        where = elsewhere or f"sqlite:///{(run.path / 'mlflow.db').resolve()}"
+        key = f"mlflow {_without_password(elsewhere)}" if elsewhere else "mlflow"
         self.client: Any = mlflow.MlflowClient(tracking_uri=where)
-        self.id = _identity(run, "mlflow", lambda: self._create(run))
+        self.id = _identity(run, key, lambda: self._create(run))
+        self.told = _Told(run, key)
         self.client.set_tag(self.id, "londi.run", str(run.path))
         self.client.update_run(self.id, status="RUNNING")
 
@@ -95,13 +103,17 @@ class _MLflow:
         return str(made.info.run_id)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self.client.log_metric(self.id, name, value, step=step)
+        if self.told.new(step):
+            for name, value in values.items():
+                self.client.log_metric(self.id, name, value, step=step)
 
-    def close(self) -> None:
-        self.client.set_terminated(self.id)
+    def close(self, outcome: Outcome = "finished") -> None:
+        status = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}[outcome]
+        self.client.set_terminated(self.id, status)
 
 
+_KEPT = "trackers.json"
+"""In the run folder: by tracker (and place), under which name it knows the run, and the last step that it was told."""
 TRACKERS: dict[str, Callable[[Run, int], Tracker]] = {"tensorboard": _TensorBoard, "wandb": _WandB, "mlflow": _MLflow}
 """By name: what makes a tracker for a run that stands at a step."""
 
@@ -127,7 +139,7 @@ def make_trackers(names: Sequence[str], run: Run, step: int = 0) -> list[Tracker
         try:
             found.append(TRACKERS[name](run, step))
         except Exception as error:
-            close(found)
+            close(found, "failed")
             raise ConfigError(f"the tracker '{name}' can't begin: {error}") from error
     return found
 
@@ -139,27 +151,69 @@ def tell(trackers: list[Tracker], step: int, values: Mapping[str, float]) -> Non
             tracker.log(step, values)
         except Exception as error:
             trackers.remove(tracker)
-            close([tracker])
+            close([tracker], "failed")
             warnings.warn(f"{type(tracker).__name__.strip('_')} failed, and is told no more: {error}", stacklevel=2)
 
 
-def close(trackers: Sequence[Tracker]) -> None:
+def close(trackers: Sequence[Tracker], outcome: Outcome = "finished") -> None:
     """Close all; one that fails is warned of."""
     for tracker in trackers:
         try:
-            tracker.close()
+            tracker.close(outcome)
         except Exception as error:
             warnings.warn(f"{type(tracker).__name__.strip('_')} could not be closed: {error}", stacklevel=2)
 
 
+@contextmanager
+def closed_after(trackers: Sequence[Tracker]) -> Iterator[None]:
+    """Close all after a training, and tell them how it ended."""
+    outcome: Outcome = "failed"
+    try:
+        yield
+        outcome = "finished"
+    except KeyboardInterrupt:
+        outcome = "interrupted"
+        raise
+    finally:
+        close(trackers, outcome)
+
+
+class _Told:
+    """The last step that a tracker was told, kept in the folder: a run that was killed takes some steps again."""
+
+    def __init__(self, run: Run, tracker: str) -> None:
+        self.run, self.key = run, f"{tracker} step"
+        self.last = int(_known(run).get(self.key, -1))
+
+    def new(self, step: int) -> bool:
+        """Whether it was not told this step or a later one; from now on it was."""
+        if step <= self.last:
+            return False
+        self.last = step
+        _keep(self.run, self.key, step)
+        return True
+
+
 def _identity(run: Run, tracker: str, make: Callable[[], str]) -> str:
     """The name under which a tracker knows the run, kept in the folder so that a resumed run goes on there."""
-    path = run.path / "trackers.json"
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = {}
+    known = _known(run)
     if tracker not in known:
         known[tracker] = make()
-        write_text(path, json.dumps(known) + "\n")
+        _keep(run, tracker, known[tracker])
     return str(known[tracker])
+
+
+def _known(run: Run) -> dict[str, Any]:
+    try:
+        return dict(json.loads((run.path / _KEPT).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def _keep(run: Run, key: str, value: Any) -> None:
+    write_text(run.path / _KEPT, json.dumps(_known(run) | {key: value}) + "\n")
+
+
+def _without_password(uri: str) -> str:
+    user, at, rest = uri.rpartition("@")
+    return f"{user.partition('://')[0]}://{rest}" if at else uri

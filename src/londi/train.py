@@ -30,7 +30,7 @@ from londi.making import make_encoder, make_envs, make_learners
 from londi.rollout import Assignment, Rollout
 from londi.run import Run, previous, save_checkpoint, write_text
 from londi.switchers import Never, parse_rule
-from londi.trackers import Tracker, close, tell
+from londi.trackers import Tracker, closed_after, tell
 
 if TYPE_CHECKING:
     from londi.rollout_ray import Cluster, RayRollout
@@ -118,7 +118,7 @@ class Trainer:
         """
         t = self.experiment.train
         last_saved, begun = self.step, time.perf_counter() - self.seconds
-        with held_back() as check, self.rollout:
+        with held_back() as check, closed_after(self.trackers), self.rollout:
             try:
                 while self.step < t.num_steps:
                     for episode, trajectory in self.rollout.step() or ():
@@ -137,10 +137,7 @@ class Trainer:
                     self._write_metrics()
             finally:
                 self.pool.shutdown(wait=True)  # after an interrupt, learners may still be in the middle of an update
-                try:
-                    self.save()
-                finally:
-                    close(self.trackers)
+                self.save()
 
     def _take(self, episode: Episode, trajectory: Trajectory) -> None:
         """Store an episode, and learn."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from londi import config, trackers
 from londi.errors import ConfigError, MissingExtraError
 from londi.run import Run
-from londi.trackers import make_trackers, tell
+from londi.trackers import Outcome, closed_after, make_trackers, tell
 from londi.train import prepare
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +23,23 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     return Run.create(tmp_path / "run", config.load(ROOT / "experiments" / "keydoor.toml"))
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty one of MLflow's: to make it takes seconds."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").get_experiment_by_name("keydoor")
+    return path
+
+
+@pytest.fixture
+def known(run: Run, database: Path) -> Run:
+    """A run with MLflow's database in its folder."""
+    shutil.copyfile(database, run.path / "mlflow.db")
+    return run
 
 
 def test_tensorboard(run: Run) -> None:
@@ -35,14 +54,14 @@ def test_tensorboard(run: Run) -> None:
     assert [(event.step, event.value) for event in found.Scalars("success")] == [(1000, 0.25), (3000, 0.5)]
 
 
-def test_mlflow_goes_on_in_the_same_run(run: Run) -> None:
+def test_mlflow_goes_on_in_the_same_run(known: Run) -> None:
     import mlflow
 
     for step, value in ((1000, 0.25), (2000, 0.5)):
-        (tracker,) = make_trackers(["mlflow"], run, step)
+        (tracker,) = make_trackers(["mlflow"], known, step)
         tracker.log(step, {"success": value})
         tracker.close()
-    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{run.path / 'mlflow.db'}")
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{known.path / 'mlflow.db'}")
     made = client.get_experiment_by_name("keydoor")
     assert made is not None
     (kept,) = client.search_runs([made.experiment_id])
@@ -65,17 +84,56 @@ def test_wandb_is_offline_and_goes_on_in_the_same_run(run: Run, monkeypatch: pyt
     assert all(file.stat().st_size > 0 for file in files)
 
 
+def test_they_are_told_how_it_ended(known: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{known.path / 'mlflow.db'}")
+    for error, status, code in ((KeyboardInterrupt, "KILLED", 1), (OSError, "FAILED", 1), (None, "FINISHED", 0)):
+        every = make_trackers(["mlflow", "wandb"], known)
+        codes: list[int] = []
+        monkeypatch.setattr(every[1].run, "finish", lambda exit_code, codes=codes: codes.append(exit_code))  # type: ignore[attr-defined]
+        with pytest.raises(error) if error else nullcontext(), closed_after(every):
+            if error:
+                raise error
+        assert client.get_run(every[0].id).info.status == status  # type: ignore[attr-defined]
+        assert codes == [code]
+
+
+def test_steps_that_are_taken_again_are_told_once(known: Run) -> None:
+    """A run that was killed at 2,500 goes on from 1,500."""
+    import mlflow
+
+    for steps in ((1000, 2000), (2001, 3000)):
+        (tracker,) = make_trackers(["mlflow"], known, 1500)
+        for step in (1000, *steps):
+            tracker.log(step, {"success": 0.5})
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{known.path / 'mlflow.db'}")
+    told = [m.step for m in client.get_metric_history(tracker.id, "success")]  # type: ignore[attr-defined]
+    assert told == [1000, 2000, 2001, 3000]
+
+
+def test_each_mlflow_has_a_run_of_its_own(known: Run, database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copyfile(database, known.path / "other.db")
+    (here,) = make_trackers(["mlflow"], known)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{known.path / 'other.db'}")
+    (there,) = make_trackers(["mlflow"], known)
+    assert there.id != here.id  # type: ignore[attr-defined]
+    (again,) = make_trackers(["mlflow"], known)
+    assert again.id == there.id  # type: ignore[attr-defined]
+    assert trackers._without_password("http://me:secret@there:5000/x") == "http://there:5000/x"
+
+
 def test_training_tells_them_what_it_writes(tmp_path: Path) -> None:
     told: dict[int, dict[str, float]] = {}
 
     class Mine:
-        closed = False
+        outcome = ""
 
         def log(self, step: int, values: Mapping[str, float]) -> None:
             told[step] = dict(values)
 
-        def close(self) -> None:
-            self.closed = True
+        def close(self, outcome: Outcome = "finished") -> None:
+            self.outcome = outcome
 
     experiment = config.load(ROOT / "experiments" / "keydoor.toml")
     trainer = prepare(
@@ -88,7 +146,7 @@ def test_training_tells_them_what_it_writes(tmp_path: Path) -> None:
     other = ("step", "episodes", "seconds")
     assert told == {row["step"]: {k: v for k, v in row.items() if k not in other} for row in rows}
     assert len(told) == 2
-    assert mine.closed
+    assert mine.outcome == "finished"
 
 
 def test_one_that_fails_is_told_no_more() -> None:
@@ -96,7 +154,7 @@ def test_one_that_fails_is_told_no_more() -> None:
         def log(self, step: int, values: Mapping[str, float]) -> None:
             raise OSError("no space left")
 
-        def close(self) -> None: ...
+        def close(self, outcome: Outcome = "finished") -> None: ...
 
     every: list[trackers.Tracker] = [Broken()]
     with pytest.warns(UserWarning, match="Broken failed.*no space left"):
