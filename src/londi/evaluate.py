@@ -1,7 +1,7 @@
 """Measure every budget, every price and the baselines on fresh seeds, and write `frontier.json`.
 
-Budgets, prices, thresholds and rates are chosen on selection seeds and measured on test seeds; the two sets are disjoint
-from each other and from training's. All policies play the same episodes.
+Budgets, prices, thresholds and rates are chosen on selection seeds and measured on test seeds; the two sets are
+disjoint from each other and from training's. All policies play the same episodes.
 """
 
 from __future__ import annotations

@@ -73,6 +73,11 @@ class PrefixStore:
         self._kept[prefix.ids.tobytes()] = prefix
         self.used += size
 
+    def clear(self) -> None:
+        """Forget all, where memory is short."""
+        self._kept.clear()
+        self.used = 0
+
     def _drop(self, ids: NDArray[np.int64]) -> None:
         old = self._kept.pop(ids.tobytes(), None)
         self.used -= 0 if old is None else old.num_bytes

@@ -29,6 +29,7 @@ try:
 
     from londi.lms import loading, scoring
     from londi.lms.certainty import Certainty, FirstState
+    from londi.lms.memory import in_halves
     from londi.lms.meter import Meter
     from londi.lms.tokens import Tokens
     from londi.lms.tree import PrefixTree
@@ -104,15 +105,27 @@ class TransformersLM:
 
     @torch.inference_mode()
     def decide(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Decision]:
-        """Return one decision a prompt.
+        """Return one decision a prompt; where memory runs out, go on with half of them at a time.
 
-        Raises `ModelError` where a prompt is longer than the context, whatever observations are left out.
+        Raises `ModelError` where a prompt is longer than the context, whatever observations are left out, or more than
+        the memory holds.
         """
         if candidates is None and self.mode == "score":
             raise ModelError(f"{self.name} scores candidates, but the environment gives none: set mode = 'generate'")
-        if candidates is None or self.mode == "generate":
-            return self._generate(prompts, candidates)
-        return self._score(prompts, candidates)
+
+        def decide(some: Sequence[str]) -> list[Decision]:
+            if candidates is None or self.mode == "generate":
+                return self._generate(some, candidates)
+            return self._score(some, candidates)
+
+        return in_halves(decide, prompts, self.name, self._free)
+
+    def _free(self, most: int) -> None:
+        self.max_batch = min(self.max_batch, most)
+        if self.loaded.store is not None:
+            self.loaded.store.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def worst_case(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Usage]:
         """Return the most tokens that `decide` can use for each prompt."""
