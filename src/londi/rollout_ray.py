@@ -10,49 +10,25 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from types import TracebackType
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
 
 from londi import lms
 from londi.agent import Agent
-from londi.cluster import connect
+from londi.cluster import Cluster, check_gpus, connect, served
 from londi.config import Experiment, ModelConfig
 from londi.episode import Episode
 from londi.errors import ConfigError, RunError
 from londi.learners.replay import Trajectory
-from londi.lms.replicas import RESTARTS, RemoteLM, replicate, result
+from londi.lms.replicas import GONE, RESTARTS, RemoteLM, answer_of, answers_of, check_placed, replicas
 from londi.making import make_encoder, make_envs
 from londi.rollout import Assignment, Rollout
 from londi.switchers import Never, Switcher
-
-Ended = list[tuple[Episode, Trajectory]]
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """How an experiment is spread over Ray.
-
-    Raises `ConfigError` for counts below 1.
-    """
-
-    address: str = "local"
-    """`local` starts Ray on this machine; `auto` or an address joins a cluster, whose nodes have londi installed."""
-    workers: int = 2
-    """Processes that share `train.num_envs` environments. With one, training is what it is without Ray."""
-    quick_replicas: int = 1
-    """Processes that hold QUICK; a model behind a server needs none, workers ask it themselves."""
-    deepthink_replicas: int = 1
-    broadcast: int = 20
-    """Updates of the learners after which workers get what was learned; with one worker they get it at every step."""
-
-    def __post_init__(self) -> None:
-        if min(self.workers, self.quick_replicas, self.deepthink_replicas, self.broadcast) < 1:
-            raise ConfigError("a cluster needs at least 1 worker, 1 replica of each model, and broadcast >= 1")
 
 
 class _Worker:
@@ -61,23 +37,35 @@ class _Worker:
     def __init__(
         self, experiment: Experiment, num_envs: int, quick: RemoteLM | None, deepthink: RemoteLM | None
     ) -> None:
+        self.experiment, self.num_envs, self.models = experiment, num_envs, (quick, deepthink)
+        self.given: deque[Assignment] = deque()
+
+    @cached_property
+    def rollout(self) -> Rollout:
+        """Made when it is first needed: what a constructor raises reaches the driver as the death of its process."""
         import torch
 
-        torch.set_num_threads(experiment.train.threads)
-        models = [
+        made = self.experiment
+        torch.set_num_threads(made.train.threads)
+        quick, deepthink = (
             given or lms.CachedLM(lms.load(config))
-            for given, config in ((quick, experiment.quick), (deepthink, experiment.deepthink))
-        ]
-        self.agent = Agent(models[0], models[1], make_encoder(experiment), Never(), experiment.env.prompt)
-        self.given: deque[Assignment] = deque()
-        envs, measure = make_envs(experiment, num_envs), experiment.train.price_measure
-        self.rollout = Rollout(envs, self.agent, _Drain(self.given), experiment.env.id, measure)
+            for given, config in zip(self.models, (made.quick, made.deepthink), strict=True)
+        )
+        agent = Agent(quick, deepthink, make_encoder(made), Never(), made.env.prompt)
+        envs = make_envs(made, self.num_envs)
+        return Rollout(envs, agent, _Drain(self.given), made.env.id, made.train.price_measure)
 
-    def step(self, assignments: Sequence[Assignment], switcher: Switcher | None) -> tuple[Ended, int]:
+    def start(self) -> None:
+        """Make environments and models; raises what they raise."""
+        _ = self.rollout
+
+    def step(
+        self, assignments: Sequence[Assignment], switcher: Switcher | None
+    ) -> tuple[list[tuple[Episode, Trajectory]], int]:
         """Take a step; return what ended, and how many environments are idle now."""
         self.given += assignments
         if switcher is not None:
-            self.agent.switcher = switcher
+            self.rollout.agent.switcher = switcher
         ended = list(self.rollout.step() or ())
         return ended, self.rollout.num_idle
 
@@ -123,8 +111,9 @@ class _Seat:
 class RayRollout:
     """Plays assignments in the workers of a cluster; used like `londi.rollout.Rollout`.
 
-    `version` counts what the learners have done; the `switcher` is sent again when it has moved on. Raises `RunError`
-    where there is no such cluster, and what a model or an environment raises.
+    `version` counts what the learners have done; the `switcher` is sent again when it has moved on. All workers and
+    models have started when it is made. Raises `RunError` where there is no such cluster, `ConfigError` where it has
+    too few GPUs, and what a model or an environment raises.
     """
 
     def __init__(
@@ -135,35 +124,57 @@ class RayRollout:
         assignments: Iterator[Assignment],
         cluster: Cluster,
     ) -> None:
-        self.experiment, self.switcher, self.cluster = experiment, switcher, cluster
+        self.switcher, self.cluster = switcher, cluster
         self._version, self._waiting = version, assignments
         self._sent: tuple[int, Any] = (-1, None)
         """What workers were last given: its version, and the copy."""
-        if cluster.workers > experiment.train.num_envs:
+        workers = cluster.num_workers
+        if workers > experiment.train.num_envs:
             raise ConfigError(
-                f"{cluster.workers} workers share {experiment.train.num_envs} environments (train.num_envs): take fewer"
+                f"{workers} workers share {experiment.train.num_envs} environments (train.num_envs): take fewer"
             )
-        self._started = not ray.is_initialized()
-        if self._started:
-            connect(cluster.address)
+        self.experiment = replace(
+            experiment, quick=_share(experiment.quick, workers), deepthink=_share(experiment.deepthink, workers)
+        )
+        """As workers play it."""
         self._lost: set[int] = set()
         self._again: deque[Assignment] = deque()
-        self.quick = self._replicas(experiment.quick, cluster.quick_replicas)
-        self.deepthink = self._replicas(experiment.deepthink, cluster.deepthink_replicas)
-        share, more = divmod(experiment.train.num_envs, cluster.workers)
-        self._seats = [self._seat(share + (i < more)) for i in range(cluster.workers)]
-        self._early: Ended = []
-        """What ended while a checkpoint was written, and..."""
-        self._undelivered: list[Assignment] = []
-        """...of which assignments."""
+        self._ended: deque[tuple[Assignment, Episode, Trajectory]] = deque()
+        """What has ended and was not yielded yet."""
+        self._failed: Exception | None = None
+        """What a worker raised while a checkpoint was written."""
+        self._seats: list[_Seat] = []
+        self._replicas: list[Any] = []
+        self._started = connect(cluster.address)
+        try:
+            check_gpus(experiment, cluster)
+            self.quick, self.deepthink = self._models()
+            share, more = divmod(experiment.train.num_envs, workers)
+            self._seats += [self._seat(share + (i < more)) for i in range(workers)]
+            answers_of([seat.actor.start.remote() for seat in self._seats])
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def lost(self) -> int:
         """Episodes that were begun anew since the worker that played them died."""
         return len(self._lost)
 
-    def _replicas(self, config: ModelConfig, count: int) -> RemoteLM | None:
-        return None if config.model.startswith("openai:") else replicate(config, count, self.experiment.train.threads)
+    def _models(self) -> tuple[RemoteLM | None, RemoteLM | None]:
+        """QUICK and DEEPTHINK in their replicas; None for one behind a server."""
+        made, cluster = self.experiment, self.cluster
+        parts = (made.quick, cluster.quick_replicas), (made.deepthink, cluster.deepthink_replicas)
+        gpus, own = cluster.gpus(made), [list[Any](), list[Any]()]
+        for i in sorted((0, 1), key=lambda i: -gpus[i]):  # whole GPUs first, while none is shared yet
+            model, count = parts[i]
+            if not served(model):
+                own[i] = replicas(model, count, made.train.threads, gpus[i])
+                self._replicas += own[i]
+        check_placed(self._replicas)
+        answers_of([replica.name.remote() for replica in self._replicas])
+        quick, deepthink = (RemoteLM(each, answer_of(each[0].name.remote())) if each else None for each in own)
+        return quick, deepthink
 
     def _seat(self, num_envs: int) -> _Seat:
         made = ray.remote(_Worker).options(scheduling_strategy="SPREAD", num_cpus=0)
@@ -175,82 +186,120 @@ class RayRollout:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for seat in self._seats:
-            ray.kill(seat.actor)
-        for model in (self.quick, self.deepthink):
-            for replica in model.replicas if model else ():
-                ray.kill(replica)
-        if self._started:
-            ray.shutdown()
+        self.close()
 
-    def step(self) -> Ended:
-        """Set every worker that rests going, and return the episodes that ended in the first that has taken a step."""
-        if self._early:
-            early, self._early, self._undelivered = self._early, [], []
-            return early
-        for seat in self._seats:
-            if seat.pending is None:
-                self._go(seat)
-        pending = {seat.pending: seat for seat in self._seats}
-        (ready, *_), _ = ray.wait(list(pending), num_returns=1)
-        return self._answer(pending[ready])
+    def close(self) -> None:
+        """End workers and replicas, and Ray where it was started for them."""
+        if ray.is_initialized():
+            for actor in (*(seat.actor for seat in self._seats), *self._replicas):
+                ray.kill(actor)
+            if self._started:
+                ray.shutdown()
+        self._started, self._seats, self._replicas = False, [], []
+
+    def step(self) -> Iterator[tuple[Episode, Trajectory]]:
+        """Set every worker that rests going, and yield the episodes that ended in the first that has taken a step.
+
+        What is not taken from the iterator is yielded by the next step. Where a model or an environment raises, `state`
+        still has every episode.
+        """
+        if not self._ended:
+            if self._failed:
+                failed, self._failed = self._failed, None
+                raise failed
+            for seat in self._seats:
+                if seat.pending is None:
+                    self._go(seat)
+            pending = {seat.pending: seat for seat in self._seats}
+            (ready, *_), _ = ray.wait(list(pending), num_returns=1)
+            self._answer(pending[ready])
+        return self._deliver()
+
+    def _deliver(self) -> Iterator[tuple[Episode, Trajectory]]:
+        while self._ended:
+            _, episode, trajectory = self._ended.popleft()
+            yield episode, trajectory
 
     def _go(self, seat: _Seat) -> None:
-        now, stale = self._version(), 1 if len(self._seats) == 1 else self.cluster.broadcast
+        now, stale = self._version(), 1 if len(self._seats) == 1 else self.cluster.broadcast_updates
         if self._sent[1] is None or now - self._sent[0] >= stale:
             self._sent = now, ray.put(self.switcher)
         version, sent = self._sent
         new = [self._again.popleft() for _ in range(min(seat.idle, len(self._again)))]
         new += islice(self._waiting, seat.idle - len(new))
+        seat.idle -= len(new)
         seat.held |= {assignment.seed: assignment for assignment in new}
         seat.pending = seat.actor.step.remote(new, sent if seat.version != version else None)
         seat.version = version
 
-    def _answer(self, seat: _Seat) -> Ended:
+    def _answer(self, seat: _Seat) -> None:
+        """Take in what a worker has to say of its step; raises what its models or environments raised."""
         try:
-            ended, seat.idle = result(seat.pending)
+            ended, seat.idle = answer_of(seat.pending)
+        except GONE as error:
+            self._replace(seat, error)
+        except Exception:
+            seat.pending = None  # the worker lives, and has its episodes as far as they came
+            raise
+        else:
             seat.pending, seat.failures = None, 0
-            for episode, _ in ended:
-                del seat.held[episode.seed]
-            return list(ended)
-        except RayActorError as error:
-            self._lost |= seat.held.keys()
-            self._again += seat.held.values()
-            if seat.failures == RESTARTS:
-                raise RunError(f"a worker died {RESTARTS + 1} times in a row: {error}") from error
-            if seat.failures:  # Ray may place it on a node of which it does not know yet that it is gone
-                time.sleep(min(5.0, 0.2 * 2**seat.failures))
-            replaced, failures = self._seat(seat.num_envs), seat.failures + 1
-            self._seats[self._seats.index(seat)] = replaced
-            replaced.failures = failures
-            return []
+            self._ended += [(seat.held.pop(episode.seed), episode, trajectory) for episode, trajectory in ended]
+
+    def _replace(self, seat: _Seat, error: Exception) -> None:
+        """Put another worker in a seat, and what was played there back; raises `RunError` after `RESTARTS` deaths."""
+        self._lost |= seat.held.keys()
+        self._again += seat.held.values()
+        seat.held, seat.pending = {}, None
+        ray.kill(seat.actor)  # its answer may be lost, and itself alive
+        if seat.failures >= RESTARTS:
+            raise RunError(f"a worker died {RESTARTS + 1} times in a row: {error}") from error
+        if seat.failures:  # Ray may place it on a node of which it does not know yet that it is gone
+            time.sleep(min(5.0, 0.2 * 2**seat.failures))
+        replaced = self._seat(seat.num_envs)
+        replaced.failures = seat.failures + 1
+        self._seats[self._seats.index(seat)] = replaced
 
     def state(self) -> list[dict[str, Any]]:
         """Return the episodes that are being played, for a checkpoint; waits for all workers to take their step.
 
-        Those that end meanwhile, or whose worker died, are written down as ones to be begun.
+        Those that ended and were not yielded, or whose worker died, are written down as ones to be begun. What a worker
+        raises meanwhile is raised by the next step.
         """
-        found: list[dict[str, Any]] = []
         for seat in list(self._seats):
             if seat.pending is not None:
-                before = dict(seat.held)
-                self._early += self._answer(seat)
-                self._undelivered += [a for number, a in before.items() if number not in seat.held]
-        anew = [*self._undelivered, *self._again]
+                try:
+                    self._answer(seat)
+                except Exception as error:
+                    self._failed = self._failed or error
+        found: list[dict[str, Any]] = []
+        anew = [*(assignment for assignment, _, _ in self._ended), *self._again]
         for seat in self._seats:
             try:
-                found += result(seat.actor.state.remote())
-            except RayActorError:  # noticed again, and counted, at its next step
-                anew += seat.held.values()
+                there = answer_of(seat.actor.state.remote())
+            except GONE:  # noticed again, and counted, at its next step
+                there = []
+            found += there
+            seeds = {each["assignment"]["seed"] for each in there}
+            anew += [assignment for seed, assignment in seat.held.items() if seed not in seeds]
         return found + [{"assignment": asdict(a), "begun": False} for a in anew]
 
     def restore(self, state: Sequence[Mapping[str, Any]]) -> int:
         """Go on with the episodes of `state`; returns how many begin anew."""
         anew, rest = 0, list(state)
-        for seat in self._seats:
+        for seat in list(self._seats):
             mine, rest = rest[: seat.num_envs], rest[seat.num_envs :]
-            again, seat.idle = result(seat.actor.restore.remote(mine))
-            anew += again
             seat.held = {each["assignment"]["seed"]: Assignment(**each["assignment"]) for each in mine}
+            try:
+                again, seat.idle = answer_of(seat.actor.restore.remote(mine))
+                anew += again
+            except GONE as error:
+                self._replace(seat, error)
         self._again += [Assignment(**each["assignment"]) for each in rest]
         return anew + len(rest)
+
+
+def _share(model: ModelConfig, workers: int) -> ModelConfig:
+    """A model as each of the workers asks it: all together keep to the `concurrency` of its server."""
+    if not served(model):
+        return model
+    return replace(model, server=replace(model.server, concurrency=max(1, model.server.concurrency // workers)))

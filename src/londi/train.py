@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,8 @@ from londi.switchers import Never, parse_rule
 from londi.trackers import Tracker, closed_after, tell
 
 if TYPE_CHECKING:
-    from londi.rollout_ray import Cluster, RayRollout
+    from londi.cluster import Cluster
+    from londi.rollout_ray import RayRollout
 
 METRICS_STEPS = 1_000
 FORMAT = 2
@@ -67,6 +69,8 @@ class Trainer:
         behaviour = Behaviour(explorers or {"random": Never()})
         self.step = self.started = self.begun_anew = self.lost = 0
         self.models: dict[str, lms.CachedLM] = {}
+        self.said: dict[str, Any] = {}
+        """What models said that are in processes of their own now, as the checkpoint has it."""
         deepthink: LanguageModel | None
         if cluster is None:
             pair = lms.load_pair(self.experiment.quick, self.experiment.deepthink)
@@ -81,11 +85,9 @@ class Trainer:
 
             self.rollout = RayRollout(self.experiment, behaviour, self._updates, self.assignments(), cluster)
             deepthink = self.rollout.deepthink
-        if t.price_measure == "dollars" and deepthink and not _has_price(deepthink, self.experiment, self.envs[0]):
-            raise ConfigError(
-                f"train.price_measure is dollars, but DEEPTHINK ({deepthink.name}) has no price: name a table in "
-                "server.prices, or take another measure"
-            )
+        if t.price_measure == "dollars":
+            with _closing(self.rollout):
+                _check_price(deepthink or lms.load(self.experiment.deepthink), self.experiment, self.envs[0])
         self.replay = Replay(t.replay)
         self.pool = ThreadPoolExecutor(len(self.learners), initializer=torch.set_num_threads, initargs=(t.threads,))
         self.last_metrics = self.snapshots = 0
@@ -205,7 +207,7 @@ class Trainer:
         state["learners"] = {name: learner.state_dict() for name, learner in self.learners.items()}
         if not done:
             state |= {"replay": self.replay.state(), "playing": self.rollout.state(), "recent": list(self.recent)}
-            state["models"] = {name: model.state() for name, model in self.models.items()}
+            state["models"] = self.said | {name: model.state() for name, model in self.models.items()}
         save_checkpoint(self.run.checkpoint, state, keep=not done)
         if done:
             previous(self.run.checkpoint).unlink(missing_ok=True)
@@ -237,16 +239,32 @@ class Trainer:
             for name, said in state["models"].items():
                 if name in self.models:
                     self.models[name].restore(said)
+                else:
+                    self.said[name] = said
             self.begun_anew += self.rollout.restore(state["playing"])
             self.forget_later_metrics()
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise CheckpointError(f"{path} does not fit this experiment: train into another folder") from error
 
 
-def _has_price(model: LanguageModel, experiment: Experiment, env: TextEnv) -> bool:
+def _check_price(model: LanguageModel, experiment: Experiment, env: TextEnv) -> None:
+    """Raise `ConfigError` where a model costs no dollars."""
     observation, info = env.reset(seed=0)
     prompt = experiment.env.prompt.render(str(info["goal"]), [observation], [], env.admissible)
-    return isinstance(model, Bounded) and model.worst_case([prompt], env.admissible)[0].dollars > 0
+    if not isinstance(model, Bounded) or model.worst_case([prompt], env.admissible)[0].dollars <= 0:
+        raise ConfigError(
+            f"train.price_measure is dollars, but DEEPTHINK ({model.name}) has no price: name a table in "
+            "server.prices, or take another measure"
+        )
+
+
+@contextmanager
+def _closing(rollout: Rollout | RayRollout) -> Iterator[None]:
+    """Close a rollout, and with it what it started, where something goes wrong before it is used."""
+    with ExitStack() as stack:
+        stack.enter_context(rollout)
+        yield
+        stack.pop_all()
 
 
 def _step(line: str) -> float:
@@ -275,7 +293,8 @@ def prepare(path: Path, experiment: Experiment, cluster: Cluster | None = None) 
         if path.exists() and not Run.vacant(path):
             raise RunError(f"{path} is not empty and no run folder: choose another with --run")
         trainer = Trainer(Run(path, experiment), cluster)  # before the folder: what can't be loaded leaves none behind
-        Run.create(path, experiment)
+        with _closing(trainer.rollout):
+            Run.create(path, experiment)
         return trainer
     run = Run.open(path)
     if run.experiment != experiment:
@@ -283,7 +302,8 @@ def prepare(path: Path, experiment: Experiment, cluster: Cluster | None = None) 
     state = run.latest()
     if state is None:  # killed before its first checkpoint
         trainer = Trainer(run, cluster)
-        trainer.forget_later_metrics()
+        with _closing(trainer.rollout):
+            trainer.forget_later_metrics()
         return trainer
     if state.get("done"):
         raise RunError(
@@ -291,5 +311,6 @@ def prepare(path: Path, experiment: Experiment, cluster: Cluster | None = None) 
             "or train into another folder with --run"
         )
     trainer = Trainer(run, cluster)
-    trainer.restore(state)
+    with _closing(trainer.rollout):
+        trainer.restore(state)
     return trainer

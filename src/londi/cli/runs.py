@@ -16,7 +16,7 @@ from londi.cli.terminal import bar, err, out, print_frontier, print_json
 from londi.errors import ConfigError, LondiError, RunError
 
 if TYPE_CHECKING:
-    from londi.rollout_ray import Cluster
+    from londi.cluster import Cluster
 
 DEMO = Path(__file__).parents[1] / "templates" / "demo.toml"
 app = tyro.extras.SubcommandApp()
@@ -33,6 +33,8 @@ def train(
     workers: int = 2,
     quick_replicas: int = 1,
     deepthink_replicas: int = 1,
+    quick_gpus: float | None = None,
+    deepthink_gpus: float | None = None,
 ) -> None:
     """Train the Switchers of an experiment (TOML); go on where an interrupted run stopped.
 
@@ -47,6 +49,9 @@ def train(
         workers: with --ray, processes that share train.num_envs environments.
         quick_replicas: with --ray, processes that hold QUICK.
         deepthink_replicas: with --ray, processes that hold DEEPTHINK.
+        quick_gpus: with --ray, GPUs of each of QUICK's replicas, such as 0.5 where two share one; default 1 for a model
+            whose device is a GPU, else 0.
+        deepthink_gpus: with --ray, GPUs of each of DEEPTHINK's replicas.
     """
     setting = config.load(experiment)
     if seed is not None:
@@ -55,12 +60,15 @@ def train(
         setting = replace(setting, train=replace(setting.train, num_steps=steps))
     folder = run or Path("runs") / f"{setting.name}-{setting.seed}"
     cluster = None
-    if ray is None and (workers, quick_replicas, deepthink_replicas) != (2, 1, 1):
-        raise ConfigError("--workers and replicas are for Ray: name it, as with --ray local")
+    spread = (workers, quick_replicas, deepthink_replicas, quick_gpus, deepthink_gpus)
+    if ray is None and spread != (2, 1, 1, None, None):
+        raise ConfigError("--workers, replicas and their GPUs are for Ray: name it, as with --ray local")
     if ray is not None:
-        from londi.rollout_ray import Cluster
+        from londi.cluster import Cluster
 
-        cluster = Cluster(ray, workers, quick_replicas, deepthink_replicas)
+        cluster = Cluster(
+            ray, workers, quick_replicas, deepthink_replicas, quick_gpus=quick_gpus, deepthink_gpus=deepthink_gpus
+        )
     _train(folder, setting, track, cluster)
     out.print(f"trained: {folder}   next: londi evaluate {folder}", soft_wrap=True)
 

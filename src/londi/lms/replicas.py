@@ -4,32 +4,53 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 from itertools import cycle, islice
+from threading import Lock
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from londi import lms
+from londi.cluster import num_gpus
 from londi.config import ModelConfig
-from londi.errors import LondiError, ModelError
+from londi.errors import ConfigError, LondiError, ModelError, RunError
 from londi.lms.base import Decision
 from londi.usage import Usage
 
 RESTARTS = 20
 """A replica is started again so often; a worker likewise in a row without having taken a step."""
+PLACED_S = 120.0
+"""Seconds in which every replica must have got its place in the cluster; how long its model takes to load is free."""
+GONE = (RayActorError, ObjectLostError)
+"""What a call raises whose process has died, or whose answer was lost with the node on which it lay."""
 
 
 class _Replica:
     """A language model that decides in one batch whatever came in while it was deciding the batch before."""
 
     def __init__(self, config: ModelConfig, threads: int) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
-        self.model = lms.CachedLM(lms.load(config))
+        self.config, self.threads, self.loading = config, threads, Lock()
         self.waiting: list[tuple[list[str], Sequence[str] | None, asyncio.Future[list[Decision]]]] = []
         self.busy: asyncio.Task[None] | None = None
+
+    @property
+    def model(self) -> lms.CachedLM:
+        """Loaded when it is first needed: what a constructor raises reaches a caller as the death of its process."""
+        with self.loading:
+            return self._loaded
+
+    @cached_property
+    def _loaded(self) -> lms.CachedLM:
+        import torch
+
+        torch.set_num_threads(self.threads)
+        return lms.CachedLM(lms.load(self.config))
+
+    async def placed(self) -> None:
+        """Answer, once it has its place."""
 
     async def name(self) -> str:
         return self.model.name
@@ -52,7 +73,7 @@ class _Replica:
             self.waiting = [each for each in self.waiting if each[1] != closed]
             together = [prompt for prompts, _, _ in batch for prompt in prompts]
             try:
-                decided = iter(await asyncio.to_thread(self.model.decide, together, closed))
+                decided = iter(await asyncio.to_thread(self._decide, together, closed))
             except Exception as error:
                 for _, _, answer in batch:
                     answer.set_exception(error)
@@ -60,17 +81,19 @@ class _Replica:
             for prompts, _, answer in batch:
                 answer.set_result(list(islice(decided, len(prompts))))
 
+    def _decide(self, prompts: list[str], candidates: Sequence[str] | None) -> list[Decision]:
+        return self.model.decide(prompts, candidates)
+
 
 class RemoteLM:
     """A `LanguageModel` behind replicas, which are asked in turn; one that died is asked again once it is back."""
 
-    def __init__(self, replicas: Sequence[Any]) -> None:
-        self.replicas = list(replicas)
-        self.name = str(result(self.replicas[0].name.remote()))
+    def __init__(self, replicas: Sequence[Any], name: str) -> None:
+        self.replicas, self.name = list(replicas), name
         self._next = cycle(range(len(self.replicas)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RemoteLM, (self.replicas,)
+        return RemoteLM, (self.replicas, self.name)
 
     def worst_case(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Usage]:
         """Return the worst cases of the model; raises `ModelError` where it knows none."""
@@ -83,29 +106,68 @@ class RemoteLM:
         return found
 
     def _ask(self, what: str, prompts: Sequence[str], candidates: Sequence[str] | None) -> Any:
-        replica = self.replicas[next(self._next)]
-        try:
-            return result(getattr(replica, what).remote(list(prompts), candidates))
-        except RayActorError as error:
-            raise ModelError(f"a replica of {self.name} died more than {RESTARTS} times: {error}") from error
+        for attempt in range(RESTARTS + 1):
+            replica = self.replicas[next(self._next)]
+            try:
+                return answer_of(getattr(replica, what).remote(list(prompts), candidates))
+            except RayActorError as error:
+                raise ModelError(f"a replica of {self.name} died more than {RESTARTS} times: {error}") from error
+            except ObjectLostError as error:
+                if attempt == RESTARTS:
+                    raise ModelError(f"what replicas of {self.name} answer is lost again and again: {error}") from error
+        raise AssertionError  # pragma: no cover
 
 
-def replicate(config: ModelConfig, count: int, threads: int) -> RemoteLM:
-    """Return a model that lives in so many processes, spread over the cluster; raises what loading it raises."""
-    gpus = 1 if config.device.startswith("cuda") else 0
+def replicas(config: ModelConfig, count: int, threads: int, gpus: float) -> list[Any]:
+    """Return so many processes for a model, spread over the cluster; each has so many GPUs, and loads it when asked."""
     options = {"num_cpus": 0, "num_gpus": gpus, "max_restarts": RESTARTS, "max_task_retries": RESTARTS}
     made = ray.remote(_Replica).options(scheduling_strategy="SPREAD", max_concurrency=1000, **options)
-    return RemoteLM([made.remote(config, threads) for _ in range(count)])
+    return [made.remote(as_seen(config, gpus), threads) for _ in range(count)]
 
 
-def result(reference: Any) -> Any:
-    """Return a result; raises what was raised there, as it was."""
+def as_seen(config: ModelConfig, gpus: float) -> ModelConfig:
+    """Return a model as a replica loads it that is shown so many GPUs: whichever they are, it sees them from 0 on."""
+    return replace(config, device="cuda") if gpus and config.device.startswith("cuda") else config
+
+
+def check_placed(made: Sequence[Any]) -> None:
+    """Wait until all replicas have their places; raises `ConfigError` where some get none within `PLACED_S`."""
+    asked = [replica.placed.remote() for replica in made]
+    _, without = ray.wait(asked, num_returns=len(asked), timeout=PLACED_S) if asked else ([], [])
+    if without:
+        raise ConfigError(
+            f"{len(without)} of {len(made)} replicas got no place in the cluster in {PLACED_S:g} s: of its "
+            f"{num_gpus():g} GPUs {num_gpus(free=True):g} are free; take fewer replicas, let them share a GPU, or wait"
+        )
+    answers_of(asked)
+
+
+def answers_of(references: Sequence[Any]) -> list[Any]:
+    """Return what processes that are being started answer; raises what the first to fail raises, at once.
+
+    Raises `RunError` where one dies.
+    """
+    left = list(references)
+    try:
+        while left:
+            (done, *_), left = ray.wait(left)
+            answer_of(done)
+        return [answer_of(reference) for reference in references]
+    except GONE as error:
+        why = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise RunError(
+            f"a process died while it was started (has each node the same londi, with its extras?): {why[-1]}"
+        ) from error
+
+
+def answer_of(reference: Any) -> Any:
+    """Return what a call answers; raises what was raised there, as it was."""
     try:
         return ray.get(reference)
     except RayTaskError as error:
         cause = error.cause
         while isinstance(cause, RayTaskError):  # a worker's call of a replica
             cause = cause.cause
-        if isinstance(cause, LondiError | RayActorError):
+        if isinstance(cause, LondiError | ImportError | RayActorError | ObjectLostError):
             raise cause from None
         raise
