@@ -187,4 +187,8 @@ def read_episodes(path: Path) -> Iterator[Episode]:
                 data = json.loads(line)
             except ValueError as error:
                 raise RunError(f"{path}:{number} is no JSON (cut off?): run `londi evaluate` again") from error
-            yield Episode.from_dict(data)
+            try:
+                episode = Episode.from_dict(data)
+            except RunError as error:
+                raise RunError(f"{path}:{number}: {error}") from error
+            yield episode

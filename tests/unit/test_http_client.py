@@ -105,6 +105,9 @@ def test_waits_grow_with_jitter_and_follow_what_the_server_asks() -> None:
     ):
         _, waits, _ = send(lambda n, r, value=value: httpx2.Response(429, headers={"retry-after": value}), attempts=2)  # type: ignore[misc]
         assert low <= waits[0] <= high, value
+    there = {"date": "Wed, 21 Oct 2015 07:28:00 GMT", "retry-after": "Wed, 21 Oct 2015 07:28:07 GMT"}
+    _, waits, _ = send(lambda n, r: httpx2.Response(429, headers=there), attempts=2)
+    assert waits[0] == 7, "by the server's clock, whatever ours says"
 
 
 # When a try has failed ------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,3 +20,9 @@ def row(case: str, ours: float, reference: float, unit: str, *, smaller_is_bette
 def result(bench: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the rows of a benchmark with the machine they were measured on."""
     return {"schema": SCHEMA, "bench": bench, "machine": provenance.describe(), "rows": list(rows)}
+
+
+def memory_mb() -> float:
+    """Return the resident memory of this process, in MB."""
+    with open("/proc/self/statm") as file:  # noqa: PTH123
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20

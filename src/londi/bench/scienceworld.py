@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scienceworld import ScienceWorldEnv as Wrapper
 
-from londi.bench.base import result, row
+from londi.bench.base import memory_mb, result, row
 from londi.envs.jvm import POOL
 from londi.envs.scienceworld import ScienceWorldEnv
 
@@ -101,7 +101,7 @@ def _soak(episodes: int, kill_every: int, seed: int, progress: Callable[[int], N
             if ended or truncated:
                 break
         lost += info["lost"]
-        memory.append(_memory())
+        memory.append(memory_mb())
         progress(episode + 1)
     processes = _children()
     env.close()
@@ -123,12 +123,6 @@ def _soak(episodes: int, kill_every: int, seed: int, progress: Callable[[int], N
 def _kill(env: ScienceWorldEnv) -> None:
     if env.simulator is not None:
         os.kill(env.simulator.pid, signal.SIGKILL)
-
-
-def _memory() -> float:
-    """Resident memory of this process, in MB."""
-    with open("/proc/self/statm") as file:  # noqa: PTH123
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def _children() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -173,6 +174,38 @@ def bench_resume(
     show(result, json)
     if not json:
         out.print(f"{trials} trainings, {result['killed']} killed, {result['resumed']} of them after a checkpoint")
+        show_checks(result)
+    if not result["passed"]:
+        raise SystemExit(1)
+
+
+@bench.command(name="soak")
+def bench_soak(
+    minutes: float = 30.0,
+    experiment: Path | None = None,
+    json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Training again and again in one process: memory must not grow from one to the next; exit 1 where it does.
+
+    Args:
+        minutes: how long, at least three trainings.
+        experiment: TOML file; default the demo's, 6,000 steps.
+        json: print JSON.
+    """
+    from londi.bench.soak import bench_soak as measure
+
+    if not 0 < minutes < 10_000:
+        raise ConfigError(f"--minutes must be above 0, not {minutes}")
+    setting = config.load(experiment or DEMO)
+    if experiment is None:
+        setting = replace(setting, train=replace(setting.train, num_steps=6_000))
+    with bar("soak", max(1, round(60 * minutes))) as move:
+        result = measure(setting, minutes, lambda done: move(round(60 * done), extra="seconds"))
+    show(result, json)
+    if not json:
+        peaks = ", ".join(f"{peak:.0f}" for peak in result["peak_mb"])
+        out.print(f"{result['trainings']} trainings in {result['minutes']:.0f} minutes; peaks in MB: {peaks}")
+        out.print(f"slope: {result['slope_mb_per_hour']:+.1f} MB an hour", highlight=False)
         show_checks(result)
     if not result["passed"]:
         raise SystemExit(1)

@@ -161,7 +161,7 @@ class Client:
             return Reply(None, lost, f"the connection broke: {self.clean(_name(error))}")
         status, data = response.status_code, _body(response)
         if status >= 300:
-            wait = _retry_after(response.headers.get("retry-after", ""))
+            wait = _retry_after(response.headers.get("retry-after", ""), response.headers.get("date", ""))
             said = self.clean(_message(response.text if data is None else data))[:_LONGEST_MESSAGE]
             charged = lost if status >= 500 or TOO_LONG in said else Usage(requests=1)
             return Reply(None, charged, f"status {status}: {said}", status, wait)
@@ -212,16 +212,24 @@ def _may_succeed(status: int) -> bool:
     return status < 300 or status in _AGAIN or status >= 500
 
 
-def _retry_after(value: str) -> float:
-    """Seconds that a header asks for, given as such or as a date; 0 where it is neither."""
+def _retry_after(value: str, date: str) -> float:
+    """Seconds that a header asks for, given as such or as a date; 0 where it is neither.
+
+    A date is held against the answer's own, if it has one: this machine's clock may be another.
+    """
     try:
         return max(0.0, float(value))
     except ValueError:
         pass
+    until = _timestamp(value)
+    return 0.0 if until is None else max(0.0, until - (_timestamp(date) or time.time()))
+
+
+def _timestamp(date: str) -> float | None:
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+        return email.utils.parsedate_to_datetime(date).timestamp()
     except (ValueError, TypeError, OverflowError, OSError):
-        return 0.0
+        return None
 
 
 def _body(response: httpx2.Response) -> Any:

@@ -1,0 +1,147 @@
+"""Training while servers break and clocks jump; and damaged records."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from londi import config
+from londi.bench.resume import what_came_out
+from londi.bench.server import FAULTS, Script, ScriptedServer
+from londi.bench.soak import bench_soak
+from londi.cli import main
+from londi.config import Experiment, ModelConfig, ServerConfig
+from londi.episode import Episode
+from londi.errors import ModelError
+from londi.train import Trainer, prepare
+
+ROOT = Path(__file__).parents[2]
+KEYDOOR = config.load(ROOT / "experiments" / "keydoor.toml")
+
+
+def short(**train: Any) -> Experiment:
+    steps: dict[str, Any] = {"num_steps": 400, "warmup_steps": 100, "checkpoint_steps": 200, "num_envs": 8}
+    return replace(KEYDOOR, train=replace(KEYDOOR.train, **steps | train))
+
+
+def actions() -> tuple[str, ...]:
+    from londi import envs
+
+    return tuple(envs.make("londi/KeyDoor-v0").admissible or ())
+
+
+def noting(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> list[Episode]:
+    seen: list[Episode] = []
+    take = trainer._note
+
+    def note(episode: Episode) -> None:
+        seen.append(episode)
+        take(episode)
+
+    monkeypatch.setattr(trainer, "_note", note)
+    return seen
+
+
+def test_a_server_that_breaks_in_every_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that fails leaves its step to QUICK, and is paid for by the budget all the same."""
+    faults = dict.fromkeys(FAULTS, 0.05)
+    with ScriptedServer(Script(actions(), plan=[None] * 20, faults=faults)) as server:
+        served = ServerConfig(server.url, "", timeout=0.3, attempts=1, concurrency=16, choose="generate", api="chat")
+        made = replace(short(num_steps=800, on_policy=1.0), deepthink=ModelConfig("openai:toy", server=served))
+        trainer = prepare(tmp_path / "run", made)
+        seen = noting(trainer, monkeypatch)
+        trainer.train()
+        assert {entry.fault for entry in server.ledger} == {None, *FAULTS}
+    assert trainer.step >= 800
+    failed = sum(episode.num_failed for episode in seen)
+    assert failed > 5
+    for episode in seen:
+        assert not episode.violated
+        for step in episode.steps:
+            if step.deepthink is not None and step.deepthink.error:
+                assert step.action == step.quick.action
+    assert any(episode.budget is not None for episode in seen)
+
+
+def test_a_server_that_goes_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of a training QUICK goes on alone; at its beginning that is an error."""
+    server = ScriptedServer(Script(actions())).__enter__()
+    served = ServerConfig(server.url, "", timeout=1.0, attempts=1, choose="generate", api="chat")
+    made = replace(short(), deepthink=ModelConfig("openai:toy", server=served))
+    trainer = prepare(tmp_path / "run", made)
+    seen = noting(trainer, monkeypatch)
+    before = 0
+
+    def stop(now: Any) -> None:
+        nonlocal before
+        if now.step > 200 and not before:
+            before = len(seen)
+            server.__exit__(None, None, None)
+
+    trainer.train(stop)
+    assert trainer.step >= 400
+    assert before > 0
+    assert not any(episode.num_failed for episode in seen[:before])
+    assert sum(episode.num_failed for episode in seen[before:]) > 5
+    with pytest.raises(ModelError, match="is it running"):
+        prepare(tmp_path / "other", made)
+    assert not (tmp_path / "other").exists()
+
+
+def test_clocks_that_jump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is learned does not depend on the time of day, forwards or backwards."""
+    prepare(tmp_path / "calm", short()).train()
+    jumps = itertools.cycle((0.0, 9e8, -9e8, 3600.0))
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + next(jumps))
+    prepare(tmp_path / "jumping", short()).train()
+    assert what_came_out(tmp_path / "jumping") == what_came_out(tmp_path / "calm")
+
+
+@pytest.mark.parametrize("damage", ["cut off", "no JSON", "another schema"])
+def test_a_damaged_episode_file(tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from londi.agent import Agent
+    from londi.encoders import TextEncoder
+    from londi.envs import make
+    from londi.episode import write_episodes
+    from londi.lms.builtin import load_builtin
+    from londi.rollout import Assignment, rollout
+    from londi.run import Run
+    from londi.switchers import Never
+
+    Run.create(tmp_path / "run", KEYDOOR)
+    quick = load_builtin("keydoor-quick")
+    agent = Agent(quick, quick, TextEncoder(), Never())
+    played = [episode for episode, _ in rollout([make("londi/KeyDoor-v0")], agent, [Assignment(0), Assignment(1)])]
+    path = tmp_path / "run" / "episodes" / "chosen.jsonl"
+    write_episodes(path, played)
+    text = path.read_text()
+    path.write_text(
+        {"cut off": text[:-40], "no JSON": text + "nonsense\n", "another schema": text.replace('"schema"', '"scheme"')}[
+            damage
+        ]
+    )
+    with pytest.raises(SystemExit, match="2"):
+        main(["watch", str(tmp_path / "run"), "--delay", "0"])
+    said = capsys.readouterr().err
+    assert "chosen.jsonl" in said
+    assert said.count("\n") == 1
+
+
+def test_memory_that_grows_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = bench_soak(short(num_steps=200), 0.001)
+    assert found["trainings"] >= 3
+    assert len(found["peak_mb"]) == found["trainings"]
+    assert found["env_steps"] >= 600
+    assert np.isfinite(found["slope_mb_per_hour"])
+    grown = itertools.count(500, 2)
+    monkeypatch.setattr("londi.bench.soak.memory_mb", lambda: float(next(grown)))
+    found = bench_soak(short(num_steps=200), 0.001)
+    assert not found["passed"]
+    assert found["slope_mb_per_hour"] > 0
