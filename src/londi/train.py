@@ -94,6 +94,8 @@ class Trainer:
         self.trackers: list[Tracker] = []
         """What else is told the metrics, see `londi.trackers`."""
         self.seconds = 0.0
+        self.learning_seconds = 0.0
+        """Of this process, in which the learners worked."""
         self.recent: deque[tuple[bool, int]] = deque(maxlen=200)
         self.losses: dict[str, float] = {}
 
@@ -162,10 +164,11 @@ class Trainer:
 
     def _learn(self) -> None:
         t = self.experiment.train
-        due = int(t.updates_per_step * (min(self.step, t.num_steps) - t.warmup_steps))
+        due, begun = int(t.updates_per_step * (min(self.step, t.num_steps) - t.warmup_steps)), time.perf_counter()
         # learners share nothing but the replay, which they only read: side by side they do what they would in turn
         for losses in self.pool.map(lambda name: self._catch_up(name, due), self.learners):
             self.losses |= losses
+        self.learning_seconds += time.perf_counter() - begun
 
     def _catch_up(self, name: str, due: int) -> dict[str, float]:
         losses = {key: value for key, value in self.losses.items() if key.startswith(name)}

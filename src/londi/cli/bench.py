@@ -179,6 +179,37 @@ def bench_resume(
         raise SystemExit(1)
 
 
+@bench.command(name="scale")
+def bench_scale(
+    workers: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64),
+    seconds: float = 20.0,
+    json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Training over Ray with served models of a known latency, on more and more workers; exit 1 where learning lags.
+
+    The ratio is to the steps a second at which nothing but the models' latency would be waited for. 64 workers take
+    about 15 GB and some minutes to start.
+
+    Args:
+        workers: numbers of workers, with an environment each.
+        seconds: how long each is measured.
+        json: print JSON.
+    """
+    from londi.bench.scale import bench_scale as measure
+
+    if not workers or min(workers) < 1 or not seconds > 0:
+        raise ConfigError("--workers are numbers of at least 1, and --seconds is above 0")
+    with bar("scale", len(workers)) as move:
+        result = measure(workers, seconds, lambda done: move(done))
+    show(result, json)
+    if not json:
+        for row in result["rows"]:
+            out.print(f"{row['case']}: the learner works in {row['learning']:.0%} of the time", highlight=False)
+        show_checks(result)
+    if not result["passed"]:
+        raise SystemExit(1)
+
+
 @bench.command(name="soak")
 def bench_soak(
     minutes: float = 30.0,
