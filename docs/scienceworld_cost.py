@@ -29,7 +29,7 @@ def cost(folder: Path, names: Sequence[str], models: tuple[str, str]) -> None:
     """Write what episodes would cost with served models, DEEPTHINK's way being theirs: dollars of 1,000 episodes."""
     template = config.load(SERVED)
     lines = [
-        f"| task | steps | prompt tokens | {models[1]} alone | {models[0]} alone | both, calls as above |",
+        f"| task | steps | prompt tokens | {models[1]} alone | {models[0]} alone | both, calls and success as above |",
         "|---|---|---|---|---|---|",
     ]
     small, large = (prices_of(model) for model in models)

@@ -14,7 +14,6 @@ import json
 import re
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -22,11 +21,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from londi import Agent, Assignment, config, frontier, lms, plots, rollout
-from londi.agent import OracleAgent
-from londi.envs.jvm import POOL
-from londi.evaluate import TEST_SEEDS
-from londi.making import make_encoder, make_envs
+from scienceworld_figures import calls_along, frontiers
+
+from londi import config, frontier
 from londi.run import Run, load_checkpoint
 
 HERE = Path(__file__).parent
@@ -39,10 +36,6 @@ EIGHT = (
 NAMES = (*EIGHT, "lifespan-longest-lived", "lifespan-shortest-lived", "mix", "find-plant-score")
 LONG = "test-conductivity"
 """The task whose calls are shown along its plan."""
-SHORT = {
-    "lifespan-longest-lived-then-shortest-lived": "lifespan, both",
-    "test-conductivity-of-unknown-substances": "conductivity, unknown",
-}
 FAMILIES = ("price", "budget", "entropy", "random", "rule", "oracle")
 Rows = Sequence[Mapping[str, Any]]
 
@@ -107,10 +100,20 @@ def half(table: Mapping[str, Any]) -> dict[str, Any] | None:
     return dict(frontier.find(table["policies"], best["name"]))
 
 
-def cheapest(table: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the test row of the cheapest that keeps 97 % of DEEPTHINK's success on selection seeds, if one does."""
-    chosen = frontier.choose(table["selection"], 0.97)
-    return dict(frontier.find(table["policies"], chosen["name"])) if chosen else None
+def untaught(tables: Rows, calls: float) -> str:
+    """Return what keeps most with about so many calls, of all that learns nothing, as `97 % @ 46 % (entropy 0.45)`.
+
+    Chosen on the test itself, in its favour; a tenth more calls are allowed.
+    """
+    deep = frontier.find(tables[0]["policies"], "DEEPTHINK")
+    rows = [r for r in tables[0]["policies"] if r["kind"] in ("entropy", "random", "rule")]
+    fit = [row for row in rows if row["calls"]["mean"] <= 1.1 * calls]
+    if not fit:
+        return "-"
+    best = max(fit, key=lambda row: (row["success"]["mean"], -row["calls"]["mean"]))
+    kept, share = (best[key]["mean"] / deep[key]["mean"] for key in ("success", "calls"))
+    name = best["name"].replace("|", "\\|")
+    return f"{100 * kept:.0f} % @ {100 * share:.0f} % (`{name}`)"
 
 
 def ratio(tables: Rows, chosen: Any, *keys: str) -> list[float]:
@@ -138,9 +141,9 @@ def percent(values: Sequence[float]) -> str:
 def kept_table(folder: Path, names: Sequence[str]) -> list[str]:
     """What the chosen policies keep, and what they take."""
     lines = [
-        "| task | seeds | QUICK | DEEPTHINK @ calls | success kept | calls | tokens | FLOPs "
-        "| cheapest: success kept | calls |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| task | seeds | episodes | QUICK | DEEPTHINK @ calls | success kept | calls | tokens | FLOPs | most calls "
+        "| without learning |",
+        f"|{'---|' * 11}",
     ]
     for name in names:
         tables = read(folder, name)
@@ -151,20 +154,22 @@ def kept_table(folder: Path, names: Sequence[str]) -> list[str]:
         cells = [
             name,
             str(len(tables)),
+            str(tables[0]["episodes"]),
             f"{quick['success']['mean']:.2f}",
             f"{deep['success']['mean']:.2f} @ {deep['calls']['mean']:.1f}",
         ]
         for keys in (("success", "mean"), ("calls", "mean"), ("tokens",), ("flops",)):
             cells.append(percent(ratio(tables, half, *keys)))
-        for keys in (("success", "mean"), ("calls", "mean")):
-            cells.append(percent(ratio(tables, cheapest, *keys)))
+        chosen = [row for table in tables if (row := half(table))]
+        cells.append(str(max((row["calls"]["max"] for row in chosen), default="-")))
+        cells.append(untaught(tables, mean(row["calls"]["mean"] for row in chosen)) if chosen else "-")
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
 def area_table(folder: Path, names: Sequence[str]) -> list[str]:
     """The hypervolume of each family, and violations."""
-    shown = ("learned prices", "learned budgets", "entropy", "random", "SwiftSage", "other rules", "oracle")
+    shown = ("learned prices", "learned budgets", "entropy", "random", "SwiftSage's rule", "other rules", "oracle")
     lines = [f"| task | {' | '.join(shown)} | violations |", f"|{'---|' * (len(shown) + 2)}"]
     for name in names:
         tables = read(folder, name)
@@ -196,115 +201,6 @@ def _areas() -> Iterator[Any]:
     yield from (of("rule", "swiftsage"), of("rule", "(?!swiftsage)"), of("oracle", ""))
 
 
-def frontiers(folder: Path, names: Sequence[str], path: Path) -> None:
-    """Draw the frontier of each experiment, the mean of its seeds."""
-    rows, columns = 1 + (len(names) > 4), min(4, max(1, len(names)))
-    figure = plots.new_figure(max(7.5, 2.9 * columns), 0.9 + 2.65 * rows)
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for axes, name in zip(grid.flat, names, strict=False):
-        tables = read(folder, name)
-        plots.bare(axes)
-        axes.set_title(SHORT.get(name, name.replace("-", " ")))
-        axes.title.set(fontsize=10.5, color=plots.INK)
-        if tables:
-            _frontier(axes, tables)
-    grid[0, 0].set(xlim=(-0.03, 1.04), ylim=(-0.03, 1.08), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
-    for axes in grid.flat[len(names) :]:
-        axes.set_visible(False)
-    for axes in grid[-1]:
-        axes.set_xlabel("DEEPTHINK calls, as a share of its own", fontsize=9)
-    for axes in grid[:, 0]:
-        axes.set_ylabel("episodes solved", fontsize=9)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="lower center", ncols=len(labels) if columns == 4 else 3, frameon=False, fontsize=10
-    )
-    figure.tight_layout(rect=(0, 0.06 if columns == 4 else 0.14, 1, 1), h_pad=1.6)
-    figure.savefig(path, dpi=130)
-
-
-def _frontier(axes: Any, tables: Rows) -> None:
-    deep = mean(frontier.find(table["policies"], "DEEPTHINK")["calls"]["mean"] for table in tables)
-    points: dict[str, tuple[str, float, float]] = {}
-    for row in tables[0]["policies"]:
-        same = [frontier.find(table["policies"], row["name"]) for table in tables]
-        calls, success = (mean(each[key]["mean"] for each in same) for key in ("calls", "success"))
-        points[row["name"]] = row["kind"], calls / deep, success
-    for kind, family in plots.FAMILIES.items():
-        ends = [points["QUICK"], *([points["DEEPTHINK"]] if family.ends_at_deepthink else [])]
-        line = sorted([*(p[1:] for p in points.values() if p[0] == kind), *(end[1:] for end in ends)])
-        style = {"color": family.color, "marker": family.marker, "linestyle": family.dash, "linewidth": family.width}
-        axes.plot(*zip(*line, strict=True), markersize=3.5, label=family.label, **style)
-    singles = {
-        "SwiftSage's rule": ("swiftsage 5", plots.VERMILION, "P"),
-        "oracle": ("disagreement oracle", plots.INK, "*"),
-    }
-    for label, (name, color, marker) in singles.items():
-        if name in points:
-            axes.plot(*points[name][1:], marker, color=color, markersize=8, label=label, zorder=5)
-
-
-def kind_of(action: str) -> str:
-    """Return what an action is, without the names of things."""
-    if link := re.match(
-        r"connect (battery (?:an|cath)ode)|connect .*(cathode|anode) in|connect .*(terminal \d) to", action
-    ):
-        return f"connect {link[1] or (f'lamp {link[2]}' if link[2] else f'thing {link[3]}')}"
-    return re.match(r"go to|pick up|focus on|[a-z]+|", action.lower()).group() or "?"  # type: ignore[union-attr]
-
-
-def calls_along(folder: Path, path: Path) -> None:
-    """Draw where, in the long task, calls fall: by the kind of what is done, in the order of the plan."""
-    place = next((found.parent for found in sorted(folder.glob(f"{LONG}-[0-9]*/frontier.json"))), None)
-    if place is None:
-        print(f"no run of {LONG} yet: {path.name} is left as it is", file=sys.stderr)
-        return
-    table = json.loads((place / "frontier.json").read_text(encoding="utf-8"))
-    row, opened = half(table), Run.open(place)
-    if row is None:
-        print(f"no policy of {place.name} keeps to half of the calls: {path.name} is left as it is", file=sys.stderr)
-        return
-    experiment = opened.experiment
-    quick, deepthink = (lms.CachedLM(model) for model in lms.load_pair(experiment.quick, experiment.deepthink))
-    made, encoder = make_envs(experiment, 4, "test"), make_encoder(experiment)
-    chosen = opened.load_switchers()[row["kind"]]
-    agents = [kind(quick, deepthink, encoder, chosen, experiment.env.prompt) for kind in (Agent, OracleAgent)]
-    value = row["value"]
-    budget, price = (value, 0.0) if row["kind"] == "budget" else (None, value)
-    jobs = [Assignment(TEST_SEEDS + i, "", budget, price) for i in range(experiment.evaluate.episodes)]
-    done, called, differ = Counter[str](), Counter[str](), Counter[str]()
-    order: dict[str, list[int]] = {}
-    for episode, _ in rollout(made, agents[0], jobs):
-        for at, step in enumerate(episode.steps):
-            kind = kind_of(step.action)
-            done[kind] += 1
-            called[kind] += step.called
-            order.setdefault(kind, []).append(at)
-    for episode, _ in rollout(made, agents[1], [Assignment(job.seed) for job in jobs]):
-        differ.update(kind_of(step.action) for step in episode.steps if step.called)
-    for env in made:
-        env.close()
-    POOL.clear()
-    kinds = [kind for kind in sorted(order, key=lambda kind: -mean(order[kind])) if done[kind] > 0.05 * len(jobs)]
-    _bars(kinds, [[each[kind] / len(jobs) for kind in kinds] for each in (done, called, differ)], row["name"], path)
-
-
-def _bars(kinds: Sequence[str], values: Sequence[Sequence[float]], policy: str, path: Path) -> None:
-    figure = plots.new_figure(8, 0.7 + 0.34 * len(kinds))
-    axes = figure.add_subplot()
-    done, called, differ = values
-    axes.barh(kinds, done, color=plots.FAINT, height=0.72, label="steps")
-    axes.barh(kinds, called, color=plots.BLUE, height=0.4, label=f"DEEPTHINK calls of the Switcher ({policy})")
-    axes.plot(differ, kinds, "D", color=plots.VERMILION, markersize=5, label="where the two models differ (oracle)")
-    plots.bare(axes)
-    axes.grid(visible=False)
-    axes.grid(axis="x", color=plots.FAINT, linewidth=0.6)
-    axes.set_xlabel("per episode", fontsize=10)
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
-
-
 def put(page: str, name: str, lines: Sequence[str], script: str = "scienceworld_runs.py") -> str:
     """Return the page with these lines between its two comments of that name."""
     begin, end = f"<!-- {name}: written by docs/{script} -->", f"<!-- end of {name} -->"
@@ -321,8 +217,12 @@ def write(folder: Path) -> None:
     page = put(page, "kept", kept_table(folder, NAMES))
     page = put(page, "areas", area_table(folder, NAMES))
     PAGE.write_text(page, encoding="utf-8")
-    frontiers(folder, [name for name in EIGHT if read(folder, name)], HERE / "scienceworld-frontiers.png")
-    calls_along(folder, HERE / "scienceworld-calls.png")
+    frontiers({name: tables for name in EIGHT if (tables := read(folder, name))}, HERE / "scienceworld-frontiers.png")
+    for place in sorted(found.parent for found in folder.glob(f"{LONG}-[0-9]*/frontier.json")):
+        if row := half(json.loads((place / "frontier.json").read_text(encoding="utf-8"))):
+            calls_along(Run.open(place), row, HERE / "scienceworld-calls.png")
+            return
+    print(f"no run of {LONG} keeps to half of the calls: its figure is left as it is", file=sys.stderr)
 
 
 def main() -> int:
