@@ -25,7 +25,7 @@ from londi.config import Experiment, ModelConfig
 from londi.episode import Episode
 from londi.errors import ConfigError, RunError
 from londi.learners.replay import Trajectory
-from londi.lms.replicas import GONE, RESTARTS, RemoteLM, answer_of, answers_of, check_placed, replicas
+from londi.lms.replicas import GONE, PLACED_S, RESTARTS, RemoteLM, answer_of, answers_of, check_placed, replicas
 from londi.making import make_encoder, make_envs
 from londi.rollout import Assignment, Rollout
 from londi.switchers import Never, Switcher
@@ -211,9 +211,19 @@ class RayRollout:
                 if seat.pending is None:
                     self._go(seat)
             pending = {seat.pending: seat for seat in self._seats}
-            (ready, *_), _ = ray.wait(list(pending), num_returns=1)
-            self._answer(pending[ready])
+            self._answer(pending[self._first(list(pending))])
         return self._deliver()
+
+    def _first(self, pending: list[Any]) -> Any:
+        """Wait for the first step to end; raises `ConfigError` where a replica that died finds no place any more."""
+        while not (ready := ray.wait(pending, num_returns=1, timeout=PLACED_S)[0]):
+            try:
+                check_placed(self._replicas)
+            except ConfigError:
+                for replica in self._replicas:  # workers would wait for it, and the checkpoint for them
+                    ray.kill(replica)
+                raise
+        return ready[0]
 
     def _deliver(self) -> Iterator[tuple[Episode, Trajectory]]:
         while self._ended:

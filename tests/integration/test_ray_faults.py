@@ -15,6 +15,8 @@ import pytest
 
 ray = pytest.importorskip("ray")
 
+from ray.exceptions import RayActorError  # noqa: E402
+
 from londi import config, rollout_ray  # noqa: E402
 from londi.bench.server import Script, ScriptedServer  # noqa: E402
 from londi.cli import main  # noqa: E402
@@ -90,12 +92,11 @@ def keydoor(quick: ModelConfig | None = None, deepthink: ModelConfig | None = No
 
 def test_a_model_that_fails_leaves_a_checkpoint(tmp_path: Path, models: Path) -> None:
     made = keydoor(ModelConfig("python:made_up:breakable"))
-    trainer = prepare(tmp_path / "run", made, Cluster(num_workers=2))
+    trainer = prepare(tmp_path / "run", made, Cluster(num_workers=1))
     playing = trainer.rollout
     assert isinstance(playing, RayRollout)
     (models / "broken").touch()
-    for seat in playing._seats:
-        playing._go(seat)
+    playing._go(playing._seats[0])
     assert seeds(playing.state()) == {2**32 + number for number in range(8)}, "what fails meanwhile comes after it"
     with pytest.raises(ModelError, match="it is broken"):
         playing.step()
@@ -115,6 +116,13 @@ def seeds(state: list[dict[str, Any]]) -> set[int]:
     found = [each["assignment"]["seed"] for each in state]
     assert len(found) == len(set(found)), "one is there twice"
     return set(found)
+
+
+def kill(actor: Any) -> None:
+    """Kill it, and wait until it is dead."""
+    ray.kill(actor)
+    with pytest.raises(RayActorError):
+        ray.get([actor.where.remote() for _ in range(1_000)])
 
 
 def lost_with_its_owner() -> Any:
@@ -142,7 +150,7 @@ def test_every_episode_is_somewhere_once(tmp_path: Path, monkeypatch: pytest.Mon
 
     with trainer.rollout as playing:
         assert isinstance(playing, RayRollout)
-        ray.kill(playing._seats[0].actor)
+        kill(playing._seats[0].actor)
         begun = [{"assignment": asdict(each), "begun": False} for each in islice(trainer.assignments(), 3)]
         assert (playing.restore(begun), playing.lost) == (0, 3)
         check()
@@ -159,7 +167,7 @@ def test_every_episode_is_somewhere_once(tmp_path: Path, monkeypatch: pytest.Mon
         assert seat not in playing._seats
         seen |= {episode.seed for episode, _ in playing.step()}
         monkeypatch.setattr(rollout_ray, "RESTARTS", 0)
-        ray.kill(playing._seats[1].actor)
+        kill(playing._seats[1].actor)
         with pytest.raises(RunError, match="died 1 times"):
             seen.update(episode.seed for _ in range(1_000) for episode, _ in playing.step())
         check()
@@ -203,14 +211,14 @@ def test_served_models(tmp_path: Path, closed: list[RayRollout]) -> None:
     actions = tuple(prepare(tmp_path / "other", keydoor()).envs[0].admissible or ())
     with ScriptedServer(Script(actions)) as server:
         served = ModelConfig("openai:toy", server=ServerConfig(server.url, "", concurrency=5))
-        made = keydoor(deepthink=served, price_measure="dollars")
+        made = keydoor(deepthink=served, price_measure="dollars", num_steps=150, warmup_steps=140)
         with pytest.raises(ConfigError, match="has no price"):
             prepare(tmp_path / "run", made, Cluster(num_workers=1))
         assert len(closed) == 1
         priced = replace(served, server=replace(served.server, prices=str(tmp_path / "prices.toml")))
-        trainer = prepare(tmp_path / "run", replace(made, deepthink=priced), Cluster(num_workers=2))
-        assert trainer.rollout.experiment.deepthink.server.concurrency == 2  # type: ignore[union-attr]
+        trainer = prepare(tmp_path / "run", replace(made, deepthink=priced), Cluster(num_workers=1))
         trainer.train()
+    assert [rollout_ray._share(served, workers).server.concurrency for workers in (1, 2, 9)] == [5, 2, 1]
     costs = trainer.replay.state()["columns"]
     assert (costs["cost"][costs["called"]] > 0).all()
 
@@ -228,10 +236,19 @@ def test_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             Cluster(deepthink_gpus=wrong)
     assert replicas.as_seen(on[0], 0.5).device == "cuda"
     sharing = Cluster(num_workers=1, quick_gpus=0.5, deepthink_gpus=0.5)
-    with prepare(tmp_path / "run", made, sharing).rollout:
+    trainer = prepare(tmp_path / "run", made, sharing)
+    with trainer.rollout as playing:
         monkeypatch.setattr(replicas, "PLACED_S", 0.5)
         with pytest.raises(ConfigError, match=r"2 of 2 replicas got no place .* of its 1 GPUs 0 are free"):
             prepare(tmp_path / "other", made, sharing)
+        assert isinstance(playing, RayRollout)
+        playing._replicas += replicas.replicas(on[0], 1, 1, 0.5)  # as one whose node is gone, and no other has a GPU
+        playing._go(playing._seats[0])
+        playing._seats[0].pending = playing._replicas[-1].placed.remote()
+        monkeypatch.setattr(rollout_ray, "PLACED_S", 0.5)
+        with pytest.raises(ConfigError, match="1 of 3 replicas got no place"):
+            playing.step()
+        assert len(playing.state()) == trainer.started
     auto = replace(made.quick, device="cpu", local=replace(made.quick.local, device_map="auto"))
     assert Cluster().gpus(replace(made, quick=auto)) == (1, 1)
 

@@ -50,13 +50,13 @@ class _Replica:
         return lms.CachedLM(lms.load(self.config))
 
     async def placed(self) -> None:
-        """Answer, once it has its place."""
+        """Answer, once it has its place; also while it loads."""
 
     async def name(self) -> str:
-        return self.model.name
+        return await asyncio.to_thread(lambda: self.model.name)
 
     async def worst_case(self, prompts: list[str], candidates: Sequence[str] | None) -> list[Usage]:
-        return self.model.worst_case(prompts, candidates)
+        return await asyncio.to_thread(lambda: self.model.worst_case(prompts, candidates))
 
     async def decide(self, prompts: list[str], candidates: Sequence[str] | None) -> list[Decision]:
         answer = asyncio.get_running_loop().create_future()
