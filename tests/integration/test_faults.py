@@ -137,7 +137,7 @@ def test_a_damaged_episode_file(tmp_path: Path, damage: str, capsys: pytest.Capt
 def test_memory_that_grows_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     found = bench_soak(short(num_steps=200), 0.001)
     assert found["trainings"] >= 3
-    assert len(found["peak_mb"]) == found["trainings"]
+    assert len(found["peak_mb"]) == len(found["used_mb"]) == found["trainings"]
     assert found["env_steps"] >= 600
     assert np.isfinite(found["slope_mb_per_hour"])
     grown = itertools.count(500, 2)

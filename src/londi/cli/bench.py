@@ -234,8 +234,9 @@ def bench_soak(
         result = measure(setting, minutes, lambda done: move(round(60 * done), extra="seconds"))
     show(result, json)
     if not json:
-        peaks = ", ".join(f"{peak:.0f}" for peak in result["peak_mb"])
-        out.print(f"{result['trainings']} trainings in {result['minutes']:.0f} minutes; peaks in MB: {peaks}")
+        out.print(f"{result['trainings']} trainings in {result['minutes']:.0f} minutes", highlight=False)
+        for key, what in (("peak_mb", "peaks"), ("used_mb", "in use after each")):
+            out.print(f"{what}, in MB: {', '.join(f'{value:.0f}' for value in result[key])}", highlight=False)
         out.print(f"slope: {result['slope_mb_per_hour']:+.1f} MB an hour", highlight=False)
         show_checks(result)
     if not result["passed"]:
