@@ -301,7 +301,7 @@ def test_metrics_that_could_not_be_written_are_written_later(tmp_path: Path) -> 
 @pytest.fixture
 def defaults() -> Iterator[None]:
     """The handlers of a program in the foreground, wherever the tests run."""
-    mine = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    mine: dict[int, Any] = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
     before = {number: signal.signal(number, handler) for number, handler in mine.items()}
     yield
     for number, handler in before.items():
