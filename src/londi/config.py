@@ -215,8 +215,8 @@ class EvaluateConfig:
     episodes: int = 500
     """Test episodes of each policy."""
     selection_episodes: int = 1_000
-    """Episodes on which budget and price are chosen. More choose closer to the limit, since the margin of one standard
-    error shrinks."""
+    """Episodes on which budgets, prices, thresholds and rates are chosen. More choose closer to the limit, since the
+    margin of one standard error shrinks."""
     snapshot_episodes: int = 100
     """Selection episodes of each policy of each snapshot (`train.snapshots`)."""
     budgets: tuple[float, ...] = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12)
