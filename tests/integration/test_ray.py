@@ -158,6 +158,15 @@ nodes.wait_for_nodes()
 ray.init(address=nodes.address, log_to_driver=False)
 made = config.load(Path(sys.argv[1]))
 made = replace(made, train=replace(made.train, num_steps=1200, warmup_steps=100, num_envs=16))
+
+@ray.remote(num_cpus=0, scheduling_strategy="SPREAD")
+def where():
+    return ray.get_runtime_context().get_node_id()
+
+for _ in range(40):  # both take part
+    if len(set(ray.get([where.remote() for _ in range(4)]))) == 2:
+        break
+    time.sleep(0.5)
 for attempt in range(8):  # Ray spreads as well as it can, which at first may be onto one node
     trainer = prepare(Path(f"{sys.argv[2]}-{attempt}"), made, Cluster(num_workers=4, deepthink_replicas=2))
     there = {ray.get(seat.actor.where.remote()) for seat in trainer.rollout._seats}
