@@ -72,11 +72,12 @@ def _frontier(axes: Any, tables: Rows) -> None:
             axes.plot(*zip(*rest, strict=True), linestyle="", alpha=0.45, **style)
     singles = {
         "rule: after a refusal": ("refused", plots.VERMILION, "X"),
+        "rule: at focus and move": ("action ^(focus|move)", plots.VERMILION, "v"),
         "SwiftSage's rule": ("swiftsage 5", plots.VERMILION, "P"),
         "oracle": ("disagreement oracle", plots.INK, "*"),
     }
     for label, (name, color, marker) in singles.items():
-        if name in points:
+        if name in points and (name == "swiftsage 5" or points[name][1] <= EDGE):
             calls, success = points[name][1:]
             axes.plot(min(calls, EDGE), success, marker, color=color, markersize=8, label=label, zorder=5)
             if calls > EDGE:
@@ -135,7 +136,7 @@ def _bars(kinds: Sequence[str], values: Sequence[Sequence[float]], policy: str, 
         "D",
         color=plots.VERMILION,
         markersize=5,
-        label="of the steps, where the models differ (the share in the oracle's episodes)",
+        label="steps x the share in which the models differ in the oracle's episodes",
     )
     plots.bare(axes)
     axes.grid(visible=False)

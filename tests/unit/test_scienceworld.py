@@ -100,6 +100,7 @@ def test_consecutive_seeds_visit_tasks_and_variations_in_turn() -> None:
         ({"max_steps": "30"}, "max_steps must be a whole number"),
         ({"recal": True}, "has no option 'recal'; did you mean 'recall'"),
         ({"task": "find-plant"}, "has its own task"),
+        ({"variation": 7}, "has no option 'variation'; it has task, split"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], said: str) -> None:
