@@ -121,9 +121,7 @@ def run_over_ray(jobs: Sequence[Job], address: str, cpus: float, progress: Calla
 
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints with verbose=0, too
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is told at the end, in a line
-    started = not ray.is_initialized()
-    if started:
-        connect(address)
+    started = connect(address)
     try:
         folder = next(iter(todo.values())).folder.parent
         tuner = tune.Tuner(
@@ -144,7 +142,12 @@ def run_over_ray(jobs: Sequence[Job], address: str, cpus: float, progress: Calla
     every = [grid[i] for i in range(len(grid))]
     if not all(job.done for job in todo.values()) and not any(one.error for one in every):
         raise KeyboardInterrupt  # Ray Tune stops on Ctrl-C, and returns
-    return [f"{(one.config or {}).get('run')}: {one.error}" for one in every if one.error]
+    return [f"{(one.config or {}).get('run')}: {_last_line(one.error)}" for one in every if one.error]
+
+
+def _last_line(error: Exception) -> str:
+    """What was raised, without the way there."""
+    return [line.strip() for line in str(error).splitlines() if line.strip()][-1]
 
 
 def gather(jobs: Sequence[Job]) -> dict[str, Any]:

@@ -19,7 +19,6 @@ def test_workers_wait_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
     for row in (one, four):
         assert 0 < row["ratio"] <= 1.02, "no step is faster than the models"
         assert 0 < row["learning"] < 1
-        assert row["updates_behind"] == 0
 
 
 @pytest.mark.parametrize("wrong", [["--workers", "0"], ["--seconds", "0"]])

@@ -87,6 +87,7 @@ def test_what_fails_is_named_and_the_rest_is_kept(tmp_path: Path, short: Path) -
     assert done.returncode == 2
     assert "1 of 2 runs failed" in done.stderr
     assert "keydoor-1.log" in done.stderr
+    assert len([line for line in done.stderr.splitlines() if "keydoor-1" in line]) == 1, "a line for each"
     assert "Traceback" not in done.stderr
     assert (tmp_path / "runs" / "sweep" / "keydoor-0" / "frontier.json").is_file()
 
