@@ -46,6 +46,7 @@ def make_learners(experiment: Experiment, encoder: TextEncoder, env: TextEnv) ->
     """Make the learners of `train.learners`, all over networks of the same shape."""
     t, s = experiment.train, experiment.switcher
     actions = None if env.admissible is None else len(env.admissible)
+    said = encoder.said(actions)
     shape = NetworkShape(
         encoder.num_dense(actions),
         s.buckets,
@@ -54,6 +55,9 @@ def make_learners(experiment: Experiment, encoder: TextEncoder, env: TextEnv) ->
         max_calls=t.max_calls,
         budget_input=s.budget_input,
         gated=s.gated,
+        textless=s.textless,
+        answers=0 if said is None or actions is None else actions,
+        said=said or 0,
     )
     num_updates = max(1, int(t.updates_per_step * (t.num_steps - t.warmup_steps)))
     return {name: _learner(name, t, shape, num_updates, experiment.seed + i) for i, name in enumerate(t.learners)}
@@ -61,10 +65,11 @@ def make_learners(experiment: Experiment, encoder: TextEncoder, env: TextEnv) ->
 
 def _learner(name: str, t: TrainConfig, shape: NetworkShape, num_updates: int, seed: int) -> NetworkLearner:
     if name == "router":
-        return RouterLearner(shape, t.lr, t.batch_size, num_updates, seed)
+        return RouterLearner(shape, t.lr, t.batch_size, num_updates, seed, t.text_dropout)
     one_price: dict[str, Any] = {"price": t.price, "gamma": t.gamma, "lr": t.lr, "price_unit": t.price_unit}
     if name == "sac":
-        return SACLearner(SACConfig(batch_size=t.batch_size, tau=t.tau, **one_price), shape, num_updates, seed)
+        config = SACConfig(batch_size=t.batch_size, tau=t.tau, text_dropout=t.text_dropout, **one_price)
+        return SACLearner(config, shape, num_updates, seed)
     if name == "ppo":
         return PPOLearner(PPOConfig(**one_price), shape, num_updates, seed)
     settings = DQNConfig(

@@ -26,6 +26,8 @@ SCHEMA = 1
 KEPT = (0.99, 0.95)
 """Shares of DEEPTHINK's success for which the cheapest policy is chosen."""
 _TRAINED = ("budget", "price", "capped", "myopic", "router", "sac", "ppo")
+_RULES: dict[str, Any] = dict.fromkeys(("random_rates", "every", "entropy_thresholds", "margins", "rules"), ())
+"""What an evaluation leaves out that measures no rules."""
 
 
 @dataclass(frozen=True)
@@ -109,16 +111,24 @@ def load_table(path: Path) -> Table:
 
 
 def jobs(table: Table, folder: Path, quick: bool = False) -> list[Job]:
-    """Return every run of a table, the common ones first."""
+    """Return every run of a table, the common ones first.
+
+    Rules learn nothing and play the same episodes whatever the training seed: the common run of the first seed alone
+    measures them.
+    """
     found = []
     for seed in table.seeds[:1] if quick else table.seeds:
         for task in table.tasks:
-            kinds: list[tuple[str, dict[str, Any]]] = [("", {})]
+            kinds: list[tuple[str, bool, dict[str, Any]]] = [("", seed == table.seeds[0], {})]
             kinds += [
-                (f"{method.name} {i}", changes) for method in table.methods for i, changes in enumerate(method.runs)
+                (f"{method.name} {i}", method.family not in _TRAINED, changes)
+                for method in table.methods
+                for i, changes in enumerate(method.runs)
             ]
-            for kind, changes in kinds:
+            for kind, rules, changes in kinds:
                 experiment = replace(table.experiment(task, changes, quick), seed=seed)
+                if not rules:
+                    experiment = replace(experiment, evaluate=replace(experiment.evaluate, **_RULES))
                 name = "-".join("".join(c if c.isalnum() else "-" for c in part) for part in (task.name, kind) if part)
                 found.append(Job(task.name, kind, experiment, folder / f"{name}-{seed}"))
     return sorted(found, key=lambda job: bool(job.method))
@@ -137,7 +147,8 @@ def results(table: Table, folder: Path, quick: bool = False) -> dict[str, Any]:
         methods = {}
         for method in table.methods:
             apart = [[_read(job) for job in own if job.method == f"{method.name} {i}"] for i in range(len(method.runs))]
-            pooled = [list(group) for group in zip(*apart, strict=True)] if apart else [[one] for one in common]
+            shared = common if method.family in _TRAINED else common[:1] * len(common)
+            pooled = [list(group) for group in zip(*apart, strict=True)] if apart else [[one] for one in shared]
             methods[method.name] = _method(method, common, pooled)
         models = {
             name: {

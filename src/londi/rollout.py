@@ -118,6 +118,7 @@ class _Slot:
     def finish(self, env_id: str, price_measure: Measure) -> tuple[Episode, Trajectory]:
         replies = [step.deepthink for step in self.steps]
         remaining = [np.inf if step.remaining is None else step.remaining for step in self.steps]
+        known = {action: number for number, action in enumerate(self.history.admissible or ())}
         trajectory = Trajectory(
             Features.concatenate(self.features),
             np.array([step.called for step in self.steps]),
@@ -126,6 +127,7 @@ class _Slot:
             np.array(remaining, np.float32),
             np.full(len(self.steps), self.assignment.price, np.float32),
             np.array([0.0 if reply is None else reply.usage.of(price_measure) for reply in replies], np.float32),
+            np.array([-1 if r is None or r.error else known.get(r.action, -1) for r in replies], np.int16),
         )
         return self.episode(env_id), trajectory
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from londi.rollout_ray import RayRollout
 
 METRICS_STEPS = 1_000
-FORMAT = 2
+FORMAT = 3
 """Version of what a checkpoint holds beside the policies."""
 _COUNTERS = ("step", "started", "seconds", "begun_anew", "last_metrics", "snapshots", "losses")
 

@@ -305,7 +305,7 @@ def test_two_readers_are_heard_alike() -> None:
 def test_the_second_reader_sees_no_text() -> None:
     made = PriceNetwork(shape(gated=True))
     phi = tensors(FEATURES)
-    other = phi._replace(text=torch.zeros_like(phi.text), which=torch.zeros_like(phi.which))
+    other = phi._replace(grams=torch.zeros_like(phi.grams), which=torch.zeros_like(phi.which))
     first, second = ((reader.trunk(phi), reader.trunk(other)) for reader in made.readers)  # type: ignore[operator]
     assert not torch.equal(*first)
     assert torch.equal(*second)
@@ -386,6 +386,12 @@ def test_each_budget_has_its_row() -> None:
     np.testing.assert_allclose(unlimited, expected[:, MAX_CALLS + 1], atol=1e-5)
     assert not np.allclose(unlimited, expected[:, MAX_CALLS]), "no limit is priced apart from the largest budget"
     assert not np.allclose(expected[:, 1], expected[:, 2])
+
+
+def test_a_network_without_text_needs_none() -> None:
+    dense = np.random.default_rng(0).random((5, ENCODER.num_dense(3))).astype(np.float32)
+    nothing = Features(np.zeros((5, 0, 0), np.int16), np.zeros((5, 0), np.int16), dense)
+    assert np.isfinite(network("price", reader=0).choose(make_query(2, 0.1, nothing)).advantage).all()
 
 
 def test_clauses_shared_by_states_are_read_as_if_alone() -> None:

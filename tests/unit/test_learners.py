@@ -11,7 +11,7 @@ import torch
 from londi.encoders import Features
 from londi.errors import ConfigError
 from londi.learners.dqn import DQNConfig, DQNLearner
-from londi.learners.replay import Replay, Trajectory, Transitions
+from londi.learners.replay import Replay, Trajectory, Transitions, forgetful
 from londi.switchers.reader import NetworkShape, tensors
 
 N = 3
@@ -35,6 +35,7 @@ def batch(called: list[bool], agreed: list[bool], done: list[bool]) -> Transitio
         np.full(count, np.inf, np.float32),
         np.zeros(count, np.float32),
         np.ones(count, np.float32),
+        np.full(count, -1, np.int16),
     )
 
 
@@ -120,10 +121,11 @@ def test_without_relabelling_only_the_own_budget_is_learned() -> None:
 
 
 def test_text_dropout_hides_the_same_grams_everywhere_and_others_in_each_update() -> None:
-    agent, data = learner("budget", text_dropout=0.5), batch([True] * 200, [False] * 200, [False] * 200)
+    data, rng = batch([True] * 200, [False] * 200, [False] * 200), np.random.default_rng(0)
+    assert forgetful(data, 0.0, 64, rng) is data
     hidden = []
     for _ in range(20):
-        seen = agent._forgetful(data)
+        seen = forgetful(data, 0.5, 64, rng)
         for before, after in ((data.features, seen.features), (data.next_features, seen.next_features)):
             assert after.text.dtype == before.text.dtype
             assert ((after.text == before.text) | (after.text == 0)).all()
@@ -141,7 +143,8 @@ def test_a_restored_learner_goes_on_as_the_first_would(kind: str) -> None:
     called = np.arange(100) % 2 == 0
     nothing = np.zeros(100, np.float32)
     reward = np.random.default_rng(0).random(100).astype(np.float32)
-    replay.add(Trajectory(features(100), called, ~called, reward, nothing, nothing, called.astype(np.float32)))
+    answer = np.full(100, -1, np.int16)
+    replay.add(Trajectory(features(100), called, ~called, reward, nothing, nothing, called.astype(np.float32), answer))
     first, second = learner(kind), learner(kind)
     for _ in range(3):
         first.update(replay)

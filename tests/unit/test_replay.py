@@ -24,6 +24,7 @@ def trajectory(first: int, steps: int) -> Trajectory:
         remaining=2 * floats,
         price=(floats / 8).astype(np.float32),
         cost=(floats / 4).astype(np.float32),
+        answer=(numbers % 7).astype(np.int16),
     )
 
 
@@ -112,7 +113,7 @@ def test_a_restored_ring_goes_on_like_the_first(lengths: list[int]) -> None:
                 ring.add(trajectory(100, length))
         assert len(replay) == len(other)
         one, two = sample(replay), sample(other)
-        for name in ("called", "agreed", "reward", "done", "remaining", "price"):
+        for name in ("called", "agreed", "reward", "done", "remaining", "price", "cost", "answer"):
             assert (getattr(one, name) == getattr(two, name)).all()
         assert (numbers(one.features) == numbers(two.features)).all()
         going = ~one.done

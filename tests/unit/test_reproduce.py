@@ -79,8 +79,8 @@ def fill(table: reproduce.Table, folder: Path) -> None:
             finish(job, [row(f"sac {price}", "sac", 2 if price == 0.1 else 5, 0.6 if price == 0.1 else 0.8)])
         else:
             better = 0.8 if job.experiment.seed else 0.72
-            rules = [row("random 0.5", "random", 5, 0.6), row("disagreement oracle", "oracle", 2, 0.8)]
-            finish(job, [row("price 0.1", "price", 2, better), *rules])
+            rules = [row("random 0.5", "random", 5, 0.6)] if job.experiment.evaluate.random_rates else []
+            finish(job, [row("price 0.1", "price", 2, better), *rules, row("disagreement oracle", "oracle", 2, 0.8)])
 
 
 def test_what_is_run(table: reproduce.Table, tmp_path: Path) -> None:
@@ -91,6 +91,8 @@ def test_what_is_run(table: reproduce.Table, tmp_path: Path) -> None:
     ]
     assert len({job.folder for job in found}) == len(found)
     assert {job.experiment.evaluate.episodes for job in found} == {40}
+    measured = [bool(job.experiment.evaluate.entropy_thresholds) for job in found]
+    assert measured == [True, *[False] * 5], "what learns nothing is measured once"
     assert {job.experiment.train.price for job in found if job.method} == {0.02, 0.1}
     quick = reproduce.jobs(table, tmp_path, quick=True)
     assert {job.experiment.seed for job in quick} == {0}
@@ -111,6 +113,7 @@ def test_what_is_found(table: reproduce.Table, tmp_path: Path) -> None:
     assert prices["regret"] == pytest.approx([0.1, 0.0])
     assert found["overall"]["SAC"]["improvement"][0] == pytest.approx(0.5), "one seed above .825, one below"
     assert found["overall"]["random"]["improvement"][0] == 1
+    assert task["methods"]["random"]["hypervolume"] == pytest.approx([0.5 * 0.5 + 0.75 * 0.5] * 2)
 
 
 def test_it_is_written_and_printed(table: reproduce.Table, tmp_path: Path) -> None:

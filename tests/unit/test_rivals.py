@@ -49,6 +49,7 @@ def trajectory(reward: list[float], called: list[bool], agreed: list[bool] | Non
         np.full(count, np.inf, np.float32),
         np.zeros(count, np.float32),
         np.array(called, np.float32),
+        np.full(count, -1, np.int16),
     )
 
 

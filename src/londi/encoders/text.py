@@ -63,6 +63,11 @@ class TextEncoder:
         """Return D for a closed set of `num_actions`, or None for an open one."""
         return NUM_MOMENT + 4 * (num_actions or NUM_OPEN_ACTIONS) + self.hidden
 
+    def said(self, num_actions: int | None) -> int | None:
+        """Return the first of the columns of phi that hold QUICK's action of a closed set, one-hot; None where phi
+        does not show it."""
+        return NUM_MOMENT + num_actions if num_actions and self.quick else None
+
     def encode(
         self,
         prompts: Sequence[str],

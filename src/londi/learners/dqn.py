@@ -16,17 +16,18 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss
+from torch.nn.functional import smooth_l1_loss
 
 from londi.errors import ConfigError
 from londi.learners.base import NetworkLearner, follow
-from londi.learners.replay import Replay, Transitions
+from londi.learners.replay import Replay, Transitions, forgetful
+from londi.switchers import answer
 from londi.switchers.base import budget_rows
 from londi.switchers.network import NETWORKS, BudgetNetwork, NetworkSwitcher, PriceNetwork
 from londi.switchers.reader import NetworkShape, tensors
@@ -95,24 +96,13 @@ class DQNLearner(NetworkLearner):
 
     def update(self, replay: Replay) -> dict[str, float]:
         """Take one optimiser step on a replayed batch; return the losses."""
-        batch = replay.sample(self.config.batch_size, self.rng)
-        if self.config.text_dropout:
-            batch = self._forgetful(batch)
+        drawn = replay.sample(self.config.batch_size, self.rng)
+        batch = forgetful(drawn, self.config.text_dropout, self.network.shape.buckets, self.rng)
         value, disagree = self._losses(batch)
         self._minimise(value + self.config.disagree_weight * disagree)
         self.updates += 1
         follow(self.average, self.network, self.config.tau)
         return {"loss": float(value.detach()), "disagree_loss": float(disagree.detach())}
-
-    def _forgetful(self, batch: Transitions) -> Transitions:
-        """Hide a share of all n-grams: what is known by heart of few texts is of no use on others."""
-        kept = self.rng.random(self.network.shape.buckets) >= self.config.text_dropout
-        before, after = batch.features, batch.next_features
-        return replace(
-            batch,
-            features=replace(before, text=before.text * kept[before.text]),
-            next_features=replace(after, text=after.text * kept[after.text]),
-        )
 
     def _losses(self, batch: Transitions) -> tuple[Tensor, Tensor]:
         called = torch.from_numpy(batch.called)
@@ -126,9 +116,7 @@ class DQNLearner(NetworkLearner):
         mask = torch.stack([as_quick, as_deep], -1)[:, None].expand_as(q)  # each of M readers learns for itself
         target = torch.stack([quick, deep], -1)[:, None].expand_as(q)
         value = smooth_l1_loss(q[mask], target[mask], beta=0.3) if mask.any() else logits.sum() * 0
-        asked = logits[called]  # (b, M)
-        truth = (~agreed[called]).float()[:, None].expand_as(asked)
-        return value, binary_cross_entropy_with_logits(asked, truth) if len(asked) else value * 0
+        return value, answer.asked(called, agreed, torch.from_numpy(batch.answer).long(), logits)
 
     def _targets(self, batch: Transitions, reward: Tensor, going: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return q (B, M, R, 2), the logits, and the targets (B, R) of not calling and of calling."""

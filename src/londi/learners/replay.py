@@ -8,7 +8,7 @@ exact sample for both choices. What budget and price a step was made under is ke
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,8 @@ class Transitions:
     """...the price it was made under; only the no-relabel ablation looks at them."""
     cost: NDArray[np.float32]
     """(B,) what the call cost in the measure of the price, 0 where none was made."""
+    answer: NDArray[np.int16]
+    """(B,) which of a closed set of actions DEEPTHINK took; -1 where it was not called, or took none of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class Trajectory:
     remaining: NDArray[np.float32]
     price: NDArray[np.float32]
     cost: NDArray[np.float32]
+    answer: NDArray[np.int16]
 
     def state(self) -> dict[str, Any]:
         """Return its arrays, for a checkpoint."""
@@ -63,7 +66,7 @@ class Trajectory:
 
 
 _FEATURES = ("text", "fields", "dense")
-_PLAIN = ("called", "agreed", "reward", "done", "remaining", "price", "cost")
+_PLAIN = ("called", "agreed", "reward", "done", "remaining", "price", "cost", "answer")
 
 
 class Replay:
@@ -122,3 +125,17 @@ class Replay:
             part = np.asarray(column)
             self._columns[name] = np.zeros((self.capacity, *part.shape[1:]), part.dtype)
             self._columns[name][: len(part)] = part
+
+
+def forgetful(batch: Transitions, share: float, buckets: int, rng: np.random.Generator) -> Transitions:
+    """Hide a share of all n-grams from a batch: what is known by heart of the texts of the training is of no use on
+    others, and with fewer episodes there is more of it."""
+    if not share:
+        return batch
+    kept = rng.random(buckets) >= share
+    before, after = batch.features, batch.next_features
+    return replace(
+        batch,
+        features=replace(before, text=before.text * kept[before.text]),
+        next_features=replace(after, text=after.text * kept[after.text]),
+    )

@@ -8,10 +8,10 @@ a disagreement counts whether or not it changes the outcome.
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from londi.learners.base import NetworkLearner
-from londi.learners.replay import Replay
+from londi.learners.replay import Replay, forgetful
+from londi.switchers import answer
 from londi.switchers.network import NetworkSwitcher, RouterNetwork
 from londi.switchers.reader import NetworkShape, tensors
 
@@ -19,8 +19,10 @@ from londi.switchers.reader import NetworkShape, tensors
 class RouterLearner(NetworkLearner):
     """Fits the probability that DEEPTHINK acts otherwise than QUICK, on the steps with a call (cross-entropy)."""
 
-    def __init__(self, shape: NetworkShape, lr: float, batch_size: int, num_updates: int, seed: int) -> None:
-        self.batch_size = batch_size
+    def __init__(
+        self, shape: NetworkShape, lr: float, batch_size: int, num_updates: int, seed: int, text_dropout: float = 0.0
+    ) -> None:
+        self.batch_size, self.text_dropout = batch_size, text_dropout
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.network = RouterNetwork(shape)
@@ -29,12 +31,13 @@ class RouterLearner(NetworkLearner):
 
     def update(self, replay: Replay) -> dict[str, float]:
         """Take one optimiser step on a replayed batch, as far as it has calls; return the loss."""
-        batch = replay.sample(self.batch_size, self.rng)
+        drawn = replay.sample(self.batch_size, self.rng)
+        batch = forgetful(drawn, self.text_dropout, self.network.shape.buckets, self.rng)
         self.updates += 1
         if not batch.called.any():
             return {}
-        logits = self.network(tensors(batch.features[batch.called]))  # (b, M)
-        truth = torch.from_numpy(~batch.agreed[batch.called]).float()[:, None]
-        loss = binary_cross_entropy_with_logits(logits, truth.expand_as(logits))
+        logits = self.network(tensors(batch.features[batch.called]))  # (b, M, K)
+        agreed, said = torch.from_numpy(batch.agreed[batch.called]), torch.from_numpy(batch.answer[batch.called])
+        loss = answer.loss(logits, agreed, said.long())
         self._minimise(loss)
         return {"loss": float(loss.detach())}

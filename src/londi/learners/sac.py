@@ -16,7 +16,7 @@ from torch.nn.functional import logsigmoid, smooth_l1_loss
 
 from londi.errors import ConfigError
 from londi.learners.base import NetworkLearner, follow
-from londi.learners.replay import Replay
+from londi.learners.replay import Replay, forgetful
 from londi.switchers.base import Switcher
 from londi.switchers.network import NetworkSwitcher, PolicyNetwork, SampledSwitcher
 from londi.switchers.reader import NetworkShape, Phi, Trunk, tensors
@@ -40,6 +40,8 @@ class SACConfig:
     """Target entropy in nats; log 2 = .69 would be a coin. Typical .05 to .3 with two actions."""
     price_unit: float = 1.0
     """The amount of the price's measure that a price is for."""
+    text_dropout: float = 0.0
+    """Share of the n-grams that are hidden from an update, others in each; in [0, 1)."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.gamma <= 1 or not 0 < self.tau <= 1 or self.batch_size < 1 or not self.price >= 0:
@@ -90,7 +92,8 @@ class SACLearner(NetworkLearner):
     def update(self, replay: Replay) -> dict[str, float]:
         """Take one optimiser step of all parts on a replayed batch; return the losses."""
         c = self.config
-        batch = replay.sample(c.batch_size, self.rng)
+        drawn = replay.sample(c.batch_size, self.rng)
+        batch = forgetful(drawn, c.text_dropout, self.actor.shape.buckets, self.rng)
         here, there = tensors(batch.features), tensors(batch.next_features)
         log_alpha = self.temperature.weight[0, 0]
         alpha = log_alpha.detach().exp()

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from londi.switchers import answer
 from londi.switchers.base import Choice, Query, budget_rows, choose_with_probability
 from londi.switchers.reader import NetworkShape, Phi, Trunk, tensors
 
@@ -46,23 +47,22 @@ def _values(out: Tensor, differs: Tensor, cost: Tensor) -> Tensor:
     return torch.stack([middle - half, middle + half], -1)
 
 
-def probability(logits: Tensor) -> Tensor:
-    """The probability (B,) of which M readers gave logits (B, M)."""
-    return logits.sigmoid().mean(-1)
-
-
-def _together(read: Iterable[tuple[Tensor, Tensor]], gated: bool, cost: Tensor) -> tuple[Tensor, Tensor]:
-    """Q (B, M, R, 2) and logits (B, M) from what M readers gave, (B, R, 2 or 3) and (B,) each; d is their mean."""
+def _together(
+    read: Iterable[tuple[Tensor, Tensor]], phi: Phi, shape: NetworkShape, cost: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Q (B, M, R, 2) and logits (B, M, K) from what M readers gave, (B, R, 2 or 3) and (B, K) each; d is their mean."""
     outs, found = zip(*read, strict=True)
     logits = torch.stack(found, 1)
-    differs = probability(logits).detach()
-    return torch.stack([_values(out, differs, cost) if gated else _both(out) for out in outs], 1), logits
+    if not shape.gated:
+        return torch.stack([_both(out) for out in outs], 1), logits
+    differs = answer.differs(logits, phi, shape).detach()
+    return torch.stack([_values(out, differs, cost) for out in outs], 1), logits
 
 
 def _shapes(shape: NetworkShape) -> list[NetworkShape]:
-    """What each reader reads. A gated network has a second one that sees no text: what is known by heart of the texts
-    of the training is worth nothing on others, and one reader that is sure and wrong would hide every gain."""
-    return [shape, replace(shape, reader=0)] if shape.gated and shape.reader else [shape]
+    """What each reader reads. A gated network may have a second one that sees no text: what is known by heart of the
+    texts of the training is worth nothing on others, and one reader that is sure and wrong would hide every gain."""
+    return [shape, replace(shape, reader=0)] if shape.gated and shape.textless and shape.reader else [shape]
 
 
 class _BudgetReader(nn.Module):
@@ -78,10 +78,10 @@ class _BudgetReader(nn.Module):
             self.mix, self.head = nn.Linear(shape.width + 2, shape.width), nn.Linear(shape.width, each)
             limit = torch.arange(rows) / shape.max_calls
             self.register_buffer("budgets", torch.stack([limit, limit > 1], -1), persistent=False)  # (N + 2, 2)
-        self.disagree = nn.Linear(shape.width, 1)
+        self.disagree = nn.Linear(shape.width, answer.width(shape))
 
     def forward(self, phi: Phi) -> tuple[Tensor, Tensor]:
-        """Return what makes Q (B, N + 2, 2 or 3), and the logit (B,) that DEEPTHINK would act otherwise."""
+        """Return what makes Q (B, N + 2, 2 or 3), and the logits (B, K) of what DEEPTHINK would do."""
         hidden = self.trunk(phi)
         if self.mix is None:
             out = self.head(hidden).view(len(hidden), self.shape.max_calls + 2, -1)
@@ -89,7 +89,7 @@ class _BudgetReader(nn.Module):
             rows = self.shape.max_calls + 2
             wide, given = hidden[:, None].expand(-1, rows, -1), self.budgets.expand(len(hidden), -1, -1)
             out = self.head(torch.relu(self.mix(torch.cat([wide, given], -1))))
-        return out, self.disagree(hidden)[:, 0]
+        return out, self.disagree(hidden)
 
 
 class BudgetNetwork(nn.Module):
@@ -103,23 +103,24 @@ class BudgetNetwork(nn.Module):
         self.readers = nn.ModuleList(_BudgetReader(each) for each in _shapes(shape))
 
     def each(self, phi: Phi) -> tuple[Tensor, Tensor]:
-        """Return Q (B, M, N + 2, 2) and logits (B, M) of M readers; Q[0, 1] = -inf."""
-        q, logits = _together((reader(phi) for reader in self.readers), self.shape.gated, torch.tensor(SPENT))
+        """Return Q (B, M, N + 2, 2) and logits (B, M, K) of M readers; Q[0, 1] = -inf."""
+        q, logits = _together((reader(phi) for reader in self.readers), phi, self.shape, torch.tensor(SPENT))
         mask = torch.zeros_like(q)
         mask[:, :, 0, 1] = -torch.inf
         return q + mask, logits
 
     def forward(self, phi: Phi) -> tuple[Tensor, Tensor]:
-        """Return Q (B, N + 2, 2), with Q[0, 1] = -inf, and the logits (B, M) that DEEPTHINK would act otherwise."""
+        """Return Q (B, N + 2, 2), with Q[0, 1] = -inf, and the probability (B,) that DEEPTHINK would act otherwise."""
         q, logits = self.each(phi)
-        return q.mean(1), logits
+        return q.mean(1), answer.differs(logits, phi, self.shape)
 
     def judge(self, phi: Phi, remaining: NDArray[np.float64], price: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
-        """Return the advantage of calling (B,) with so many calls left, and the logits; the price plays no part."""
+        """Return the advantage of calling (B,) with so many calls left, and what `forward` does; the price plays no
+        part."""
         rows = torch.from_numpy(budget_rows(remaining, self.shape.max_calls))
-        values, logits = self(phi)
+        values, differs = self(phi)
         q = values[torch.arange(len(rows)), rows]  # (B, 2)
-        return q[:, 1] - q[:, 0], logits
+        return q[:, 1] - q[:, 0], differs
 
 
 class _PriceReader(nn.Module):
@@ -131,7 +132,7 @@ class _PriceReader(nn.Module):
         self.trunk = Trunk(shape)
         self.mix = nn.Linear(shape.width + self.BASES + 1, shape.width)
         self.head = nn.Linear(shape.width, 3 if shape.gated else 2)
-        self.disagree = nn.Linear(shape.width, 1)
+        self.disagree = nn.Linear(shape.width, answer.width(shape))
 
     def _embed(self, price: Tensor) -> Tensor:
         log = price.clamp(min=math.exp(self.LOWEST)).log()[..., None]
@@ -140,11 +141,11 @@ class _PriceReader(nn.Module):
         return torch.cat([log / 5, torch.exp(-0.5 * ((log - centres) / step) ** 2)], -1)
 
     def forward(self, phi: Phi, price: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what makes Q (B, P, 2 or 3), and the logit (B,) that DEEPTHINK would act otherwise."""
+        """Return what makes Q (B, P, 2 or 3), and the logits (B, K) of what DEEPTHINK would do."""
         hidden = self.trunk(phi)
         wide = hidden[:, None].expand(-1, price.shape[1], -1)
         mixed = torch.relu(self.mix(torch.cat([wide, self._embed(price)], -1)))
-        return self.head(mixed), self.disagree(hidden)[:, 0]
+        return self.head(mixed), self.disagree(hidden)
 
 
 class PriceNetwork(nn.Module):
@@ -158,18 +159,18 @@ class PriceNetwork(nn.Module):
         self.readers = nn.ModuleList(_PriceReader(each) for each in _shapes(shape))
 
     def each(self, phi: Phi, price: Tensor) -> tuple[Tensor, Tensor]:
-        """Return Q (B, M, P, 2) and logits (B, M) of M readers, for `price` (B, P)."""
-        return _together((reader(phi, price) for reader in self.readers), self.shape.gated, price)
+        """Return Q (B, M, P, 2) and logits (B, M, K) of M readers, for `price` (B, P)."""
+        return _together((reader(phi, price) for reader in self.readers), phi, self.shape, price)
 
     def forward(self, phi: Phi, price: Tensor) -> tuple[Tensor, Tensor]:
-        """Return Q (B, P, 2) for `price` (B, P), and the logits (B, M) that DEEPTHINK would act otherwise."""
+        """Return Q (B, P, 2) for `price` (B, P), and the probability (B,) that DEEPTHINK would act otherwise."""
         q, logits = self.each(phi, price)
-        return q.mean(1), logits
+        return q.mean(1), answer.differs(logits, phi, self.shape)
 
     def judge(self, phi: Phi, remaining: NDArray[np.float64], price: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
-        """Return the advantage of calling (B,) at the price, and the logits; the budget plays no part."""
-        values, logits = self(phi, torch.from_numpy(price)[:, None].float())
-        return values[:, 0, 1] - values[:, 0, 0], logits
+        """Return the advantage of calling (B,) at the price, and what `forward` does; the budget plays no part."""
+        values, differs = self(phi, torch.from_numpy(price)[:, None].float())
+        return values[:, 0, 1] - values[:, 0, 0], differs
 
 
 class RouterNetwork(nn.Module):
@@ -180,16 +181,18 @@ class RouterNetwork(nn.Module):
     def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
         self.shape = shape
-        self.readers = nn.ModuleList(nn.Sequential(Trunk(each), nn.Linear(each.width, 1)) for each in _shapes(shape))
+        self.readers = nn.ModuleList(
+            nn.Sequential(Trunk(each), nn.Linear(each.width, answer.width(each))) for each in _shapes(shape)
+        )
 
     def forward(self, phi: Phi) -> Tensor:
-        """Return the logits (B, M) of M readers."""
-        return torch.cat([reader(phi) for reader in self.readers], 1)
+        """Return the logits (B, M, K) of M readers."""
+        return torch.stack([reader(phi) for reader in self.readers], 1)
 
     def judge(self, phi: Phi, remaining: NDArray[np.float64], price: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
-        """Return by how much the probability exceeds the price (B,), and the logits."""
-        logits = self(phi)
-        return probability(logits).double() - torch.from_numpy(price), logits
+        """Return by how much the probability exceeds the price (B,), and the probability."""
+        differs = answer.differs(self(phi), phi, self.shape)
+        return differs.double() - torch.from_numpy(price), differs
 
 
 class PolicyNetwork(nn.Module):
@@ -228,10 +231,10 @@ class NetworkSwitcher:
     @torch.inference_mode()
     def choose(self, query: Query) -> Choice:
         """Choose for B states; the budget network ignores the price, the others the budget (but 0)."""
-        found, logits = self.network.judge(tensors(query.features), query.remaining, query.price)
+        found, differs = self.network.judge(tensors(query.features), query.remaining, query.price)
         advantage = np.where(query.remaining > 0, found.double().numpy(), np.nan)
         call = advantage > 0
-        disagree = None if logits is None else probability(logits).double().numpy()
+        disagree = None if differs is None else differs.double().numpy()
         return Choice(call, np.ones(len(call)), advantage, disagree)
 
     def state(self) -> dict[str, Any]:

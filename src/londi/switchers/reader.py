@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import embedding, embedding_bag
 
 from londi.encoders.base import Features
 from londi.encoders.text import NUM_FIELDS
@@ -32,8 +34,14 @@ class NetworkShape:
     max_calls: int = 12
     """Largest finite budget N that is priced (budget network)."""
     gated: bool = False
-    """Whether a call can gain something only where DEEPTHINK is expected to act otherwise; else anything is learned. A
-    gated network has a second reader, which sees no text."""
+    """Whether a call can gain something only where DEEPTHINK is expected to act otherwise; else anything is learned."""
+    textless: bool = True
+    """Whether a gated network has a second reader, which sees no text."""
+    answers: int = 0
+    """Actions of a closed set (K), of which the network says which DEEPTHINK would take; 0 where they are free text, or
+    hidden: then it says only whether DEEPTHINK would act otherwise."""
+    said: int = 0
+    """First of the K columns of `dense` that hold QUICK's action, one-hot."""
     budget_input: Literal["vector", "scalar"] = "vector"
     """Budget network: an output for every budget, or (the ablation) the budget as one more number that goes in."""
 
@@ -45,8 +53,10 @@ class NetworkShape:
 class Phi(NamedTuple):
     """Features as tensors, each distinct clause once."""
 
-    text: Tensor
-    """(U, W) n-grams of the distinct clauses, and..."""
+    grams: Tensor
+    """(G,) n-grams of the distinct clauses, one clause after the other,..."""
+    starts: Tensor
+    """...(U,) where those of each begin, and..."""
     lines: Tensor
     """...(U,) the lines they stand in."""
     which: Tensor
@@ -55,6 +65,26 @@ class Phi(NamedTuple):
     """(B, C) the line of each clause, 0 where there is none."""
     dense: Tensor
     """(B, D)."""
+
+
+class _GramSum(torch.autograd.Function):
+    """The sum of the vectors of each clause's n-grams: `embedding_bag`, whose own backward pass sorts all n-grams."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, grams: Tensor, starts: Tensor) -> Tensor:
+        """Return (U, d)."""
+        ctx.save_for_backward(grams, starts)
+        ctx.rows = len(weight)
+        return embedding_bag(grams, weight, starts, mode="sum")
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """Return the gradient of the weight (buckets, d)."""
+        (gradient,), (grams, starts) = gradients, ctx.saved_tensors
+        counts = torch.diff(starts, append=starts.new_tensor([len(grams)]))
+        owner = torch.repeat_interleave(counts)
+        found = gradient.new_zeros(ctx.rows, gradient.shape[1])
+        return found.index_add_(0, grams, embedding(owner, gradient)), None, None
 
 
 class TextReader(nn.Module):
@@ -78,17 +108,18 @@ class TextReader(nn.Module):
     def forward(self, phi: Phi) -> Tensor:
         """Return (B, 3 d): what attention reads, the goal, and the mean of all clauses."""
         (batch, clauses), size = phi.which.shape, self.key.out_features // self.heads
-        states = self.norm(self.grams(phi.text) + self.fields(phi.lines))  # (U, d)
+        grams = _GramSum.apply(self.grams.weight, phi.grams, phi.starts)  # type: ignore[no-untyped-call]
+        states = self.norm(grams + self.fields(phi.lines))  # (U, d)
         real, first = (phi.fields > 0).float(), (phi.fields == 1).float()  # (B, C)
-        here = states[phi.which]  # (B, C, d)
+        here = embedding(phi.which, states)  # (B, C, d); states[phi.which] is five times slower
         goal = torch.bmm((first / first.sum(1, keepdim=True).clamp(min=1))[:, None], here)[:, 0]
         everything = torch.bmm((real / real.sum(1, keepdim=True).clamp(min=1))[:, None], here)[:, 0]
         q = self.query(goal).view(batch, 1, self.heads, size)
-        k = self.key(states)[phi.which].view(batch, clauses, self.heads, size)
-        v = self.value(states)[phi.which].view(batch, clauses, self.heads, size)
+        k = embedding(phi.which, self.key(states)).view(batch, clauses, self.heads, size)
+        v = embedding(phi.which, self.value(states)).view(batch, clauses, self.heads, size)
         scores = self.sharpness / math.sqrt(size) * (q * k).sum(-1)  # (B, C, h)
         hidden = (real - first == 0)[..., None]
-        weights = scores.masked_fill(hidden, -1e9).softmax(1)
+        weights = scores.masked_fill(hidden, -1e9).softmax(1).masked_fill(hidden, 0)  # 0 where all are hidden
         read = (weights[..., None] * v).sum(1).flatten(1)  # (B, d)
         return torch.cat([read, goal, everything], 1)
 
@@ -115,16 +146,23 @@ _MIX = np.random.default_rng(0).integers(1, 2**62, size=1024, dtype=np.int64) | 
 
 def tensors(features: Features, device: str | torch.device = "cpu") -> Phi:
     """Return features as tensors; clauses that occur more than once are kept once."""
-    batch, clauses, width = features.text.shape
-    rows = features.text.reshape(batch * clauses, width)
-    lines = features.fields.reshape(-1)
-    used = 1 + int(np.flatnonzero((rows != 0).any(0))[-1:].sum())  # hidden grams leave holes
-    keys = (rows[:, :used].astype(np.int64) * _MIX[np.arange(used) % len(_MIX)]).sum(1) + lines
+    clauses = 1 + int(np.flatnonzero(features.fields.any(0))[-1:].sum())  # the rest stands in no line
+    text, fields = features.text[:, :clauses], features.fields[:, :clauses]
+    rows, lines = text.reshape(fields.size, text.shape[2]), fields.reshape(-1)
+    keys = rows @ _MIX[np.arange(rows.shape[1]) % len(_MIX)] + lines
     _, first, which = np.unique(keys, return_index=True, return_inverse=True)
+    distinct = rows[first]
+    real = distinct != 0  # hidden grams leave holes
+    ends = real.sum(1).cumsum()
     return Phi(
-        torch.from_numpy(rows[first, :used].astype(np.int64)).to(device),
-        torch.from_numpy(lines[first].astype(np.int64)).to(device),
-        torch.from_numpy(which.reshape(batch, clauses)).to(device),
-        torch.from_numpy(features.fields.astype(np.int64)).to(device),
+        _indices(distinct[real], device),
+        _indices(np.append(0, ends)[: len(ends)], device),
+        _indices(lines[first], device),
+        _indices(which.reshape(fields.shape), device),
+        _indices(fields, device),
         torch.from_numpy(features.dense).to(device),
     )
+
+
+def _indices(numbers: NDArray[Any], device: str | torch.device) -> Tensor:
+    return torch.from_numpy(numbers.astype(np.int64)).to(device)

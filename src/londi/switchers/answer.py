@@ -1,0 +1,46 @@
+"""What DEEPTHINK would do: learned beside the values, from the steps on which it was asked.
+
+Where the actions are a closed set of K, a network says which of them DEEPTHINK would take, and it acts otherwise than
+QUICK with the probability of all but QUICK's: K classes tell more of an answer than whether it was the same, and what
+leads to an action is the same whatever QUICK says. Where actions are free text, or what QUICK says is hidden, the
+network says only whether it would act otherwise.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+from londi.switchers.reader import NetworkShape, Phi
+
+
+def width(shape: NetworkShape) -> int:
+    """Return how many logits K say what DEEPTHINK would do."""
+    return max(1, shape.answers)
+
+
+def differs(logits: Tensor, phi: Phi, shape: NetworkShape) -> Tensor:
+    """Return the probability (B,) that DEEPTHINK acts otherwise, the mean of M readers' logits (B, M, K)."""
+    if not shape.answers:
+        return logits[..., 0].sigmoid().mean(-1)
+    quick = phi.dense[:, shape.said : shape.said + shape.answers]
+    return 1 - (logits.softmax(-1) * quick[:, None]).sum(-1).mean(-1)
+
+
+def loss(logits: Tensor, agreed: Tensor, answer: Tensor) -> Tensor:
+    """Return the cross-entropy of logits (b, M, K) on b states in which DEEPTHINK was asked.
+
+    `agreed` (b,) says whether it did what QUICK would have done, `answer` (b,) which of the K actions it took (-1: none
+    of them, which teaches nothing).
+    """
+    if logits.shape[-1] == 1:
+        truth = (~agreed).float()[:, None].expand_as(logits[..., 0])
+        return binary_cross_entropy_with_logits(logits[..., 0], truth) if len(agreed) else logits.sum()
+    known = answer >= 0
+    said = logits[known].flatten(0, 1)  # (k M, K)
+    return cross_entropy(said, answer[known].repeat_interleave(logits.shape[1])) if known.any() else logits.sum() * 0
+
+
+def asked(called: Tensor, agreed: Tensor, answer: Tensor, logits: Tensor) -> Tensor:
+    """Return the loss over those of B states in which DEEPTHINK was asked."""
+    return loss(logits[called], agreed[called], answer[called])
