@@ -116,7 +116,7 @@ class Agent:
         """
         admissible = histories[0].admissible
         prompts = [self.template.render(h.goal, h.observations, h.actions, h.admissible) for h in histories]
-        quick = _lines(self.quick.decide(prompts, admissible), admissible)
+        quick = _ask(self.quick, prompts, admissible)
         for decision in quick:
             if decision.error:
                 raise ModelError(f"QUICK ({self.quick.name}) failed: {decision.error}")
@@ -210,7 +210,7 @@ class Agent:
         rows = list(reservations)
         try:
             admissible = histories[0].admissible
-            decisions = _lines(self.deepthink.decide([prompts[i] for i in rows], admissible), admissible)
+            decisions = _ask(self.deepthink, [prompts[i] for i in rows], admissible)
             for i, decision in zip(rows, decisions, strict=True):
                 if _reply(decision).charged:
                     reservations[i].settle(decision.usage.of(histories[i].budget.measure))
@@ -224,8 +224,8 @@ class Agent:
 def tempered(rate: NDArray[np.float64], disagree: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the call rates (B,) of guided exploration: d^((1 - p) / p) at rate p and probability of disagreement d.
 
-    0 at p = 0, d at p = 1/2, 1 at p = 1: calls gather where the models differ, but for the highest rates, and where
-    nothing is known yet (d = 1/2) their mean over all p is .48.
+    0 at p = 0, d at p = 1/2, 1 at p = 1: calls gather where the models differ, but for the highest rates, and with
+    d = 1/2, where nothing is known yet of free text, their mean over all p is .48; with d = 5/6, of six actions, .72.
     """
     return np.where(rate > 0, disagree ** ((1 - rate) / np.maximum(rate, 1e-9)), 0.0)
 
@@ -245,15 +245,25 @@ class OracleAgent(Agent):
         features: Features,
         remaining: Sequence[int | None],
     ) -> Choice:
-        deep = _lines(self.deepthink.decide(prompts, histories[0].admissible), histories[0].admissible)
+        deep = _ask(self.deepthink, prompts, histories[0].admissible)
         differ = np.array([d.action != q.action for d, q in zip(deep, quick, strict=True)])
         left = np.array([x is None or x > 0 for x in remaining])
         return Choice(differ & left, np.ones(len(differ)), np.full(len(differ), np.nan))
 
 
-def _lines(decisions: Sequence[Decision], admissible: Sequence[str] | None) -> list[Decision]:
-    """Of free text the first line is the action: what a model says beyond it is none, and no disagreement."""
+def _ask(model: LanguageModel, prompts: Sequence[str], admissible: Sequence[str] | None) -> list[Decision]:
+    """Return a model's decisions; raises `ModelError` where one is none of a closed set of actions.
+
+    Of free text the first line is the action: what a model says beyond it is none, and no disagreement.
+    """
+    decisions = model.decide(prompts, admissible)
     if admissible is not None:
+        for decision in decisions:
+            if not decision.error and decision.action not in admissible:
+                raise ModelError(
+                    f"{model.name} answered '{decision.action}', none of the {len(admissible)} actions that it was "
+                    "given as `candidates`: choose one of them, or say what went wrong in `error`"
+                )
         return list(decisions)
     firsts = (next((line for line in d.action.splitlines() if line.strip()), "") for d in decisions)
     return [replace(d, action=" ".join(first.split())) for d, first in zip(decisions, firsts, strict=True)]

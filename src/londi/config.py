@@ -131,7 +131,8 @@ class SwitcherConfig:
     width: int = 128
     """Hidden units of each layer."""
     quick: bool = True
-    """Whether it sees QUICK's decision; false is the ablation."""
+    """Whether it sees QUICK's decision; false is the ablation, which then learns whether DEEPTHINK acts otherwise, and
+    not what it does."""
     gated: bool = False
     """Whether a call can gain something only where DEEPTHINK is expected to act otherwise, which is learned from every
     call. True in the BabyAI and ScienceWorld experiments."""
@@ -163,7 +164,8 @@ class TrainConfig:
     budget or price); all others call at a random rate p ~ U[0, 1] of their own."""
     guided: float = 0.0
     """Share of those random episodes whose calls gather where the Switcher expects the models to differ, for tasks in
-    which a mistake can't be made good, so that random calls hardly ever succeed. .5 in the ScienceWorld experiments."""
+    which a mistake can't be made good, so that random calls hardly ever succeed. .5 in the ScienceWorld experiments, and in
+    those of BabyAI whose episodes have 64 steps."""
     epsilon: float = 0.15
     """Exploration in the episodes that a Switcher plays."""
     max_calls: int = 12
@@ -179,7 +181,7 @@ class TrainConfig:
     """Transitions an update."""
     text_dropout: float = 0.0
     """Share of the words and n-grams that are hidden from each update, in [0, 1), so that no text is known by heart.
-    .3 in the BabyAI experiments, .6 in those of ScienceWorld, whose training shows few texts."""
+    .3 in the BabyAI experiments, .6 in those of ScienceWorld, whose training shows few texts. `ppo` ignores it."""
     tau: float = 0.02
     """Rate of the averaged network."""
     call_price: float = 0.04

@@ -178,10 +178,11 @@ def _check_features(run: Run) -> None:
     env.close()
     here = make_encoder(run.experiment).num_dense(actions)
     for name, switcher in run.load_switchers().items():
-        if switcher.network.shape.num_dense != here:
+        shape = switcher.network.shape
+        if shape.num_dense != here or shape.answers not in (0, actions or 0):
             raise RunError(
-                f"the {name} Switcher sees {switcher.network.shape.num_dense} columns, and {run.experiment.env.id} "
-                f"has {here}: it was trained for another set of actions"
+                f"the {name} Switcher sees {shape.num_dense} columns, {shape.answers} of them QUICK's action, and "
+                f"{run.experiment.env.id} has {here} and {actions or 0}: it was trained for another set of actions"
             )
 
 

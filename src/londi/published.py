@@ -24,7 +24,11 @@ def markdown(result: Mapping[str, Any]) -> list[str]:
     """Return the lines of a result: a table for each task, and the statistics over all of them."""
     seeds = result["seeds"]
     several = f"s {', '.join(map(str, seeds))}" if len(seeds) > 1 else f" {seeds[0]}"
-    spread = " Mean ± standard deviation over training seeds." if len(seeds) > 1 else ""
+    spread = (
+        " Mean ± standard deviation over training seeds; what learns nothing is measured once."
+        if len(seeds) > 1
+        else ""
+    )
     played = f"{result['episodes']} test episodes of each policy, the same for all."
     lines = [f"Training seed{several}; {played}{spread}", ""]
     for task, found in result["tasks"].items():
@@ -46,7 +50,19 @@ def markdown(result: Mapping[str, Any]) -> list[str]:
             steps = format(method["env_steps"], ",") if method["env_steps"] else "-"
             lines.append(f"| {' | '.join([*cells, steps, str(method['violations'])])} |")
         lines.append("")
-    return lines + _overall(result) if len(seeds) > 1 else lines[:-1]
+    if len(seeds) > 1:
+        lines += [*_overall(result), ""]
+    return [*lines, _made(result["made"])] if "made" in result else lines[:-1]
+
+
+def _made(environment: Mapping[str, Any]) -> str:
+    packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    commit, machine = environment["commit"], environment["machine"]
+    at = f" at commit {commit[:10]}" if commit else ""
+    return (
+        f"Made with {packages}{at}, Python {environment['python']}; {machine['system']}, {machine['processor']}, "
+        f"{machine['cpus']} CPUs."
+    )
 
 
 def _overall(result: Mapping[str, Any]) -> list[str]:
@@ -71,7 +87,7 @@ def _spread(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     if len(known) < len(values) or not known:
         return "-"
-    return f"{mean(known):.3f}" + (f" ± {stdev(known):.3f}" if len(known) > 1 else "")
+    return f"{mean(known):.3f}" + (f" ± {stdev(known):.3f}" if len({*known}) > 1 else "")
 
 
 def _kept(choices: Sequence[Mapping[str, Any] | None], key: str) -> str:
@@ -79,7 +95,7 @@ def _kept(choices: Sequence[Mapping[str, Any] | None], key: str) -> str:
     known = [choice[key] for choice in choices if choice and choice[key] is not None]
     if not known:
         return "-"
-    spread = f" ± {100 * stdev(known):.1f}" if len(known) > 1 else ""
+    spread = f" ± {100 * stdev(known):.1f}" if len({*known}) > 1 else ""
     few = "" if len(known) == len(choices) else f" ({len(known)} of {len(choices)} seeds)"
     return f"{100 * mean(known):.1f}{spread} %{few}"
 

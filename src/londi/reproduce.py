@@ -26,7 +26,7 @@ SCHEMA = 1
 KEPT = (0.99, 0.95)
 """Shares of DEEPTHINK's success for which the cheapest policy is chosen."""
 _TRAINED = ("budget", "price", "capped", "myopic", "router", "sac", "ppo")
-_RULES: dict[str, Any] = dict.fromkeys(("random_rates", "every", "entropy_thresholds", "margins", "rules"), ())
+_NO_RULES: dict[str, Any] = dict.fromkeys(("random_rates", "every", "entropy_thresholds", "margins", "rules"), ())
 """What an evaluation leaves out that measures no rules."""
 
 
@@ -128,7 +128,7 @@ def jobs(table: Table, folder: Path, quick: bool = False) -> list[Job]:
             for kind, rules, changes in kinds:
                 experiment = replace(table.experiment(task, changes, quick), seed=seed)
                 if not rules:
-                    experiment = replace(experiment, evaluate=replace(experiment.evaluate, **_RULES))
+                    experiment = replace(experiment, evaluate=replace(experiment.evaluate, **_NO_RULES))
                 name = "-".join("".join(c if c.isalnum() else "-" for c in part) for part in (task.name, kind) if part)
                 found.append(Job(task.name, kind, experiment, folder / f"{name}-{seed}"))
     return sorted(found, key=lambda job: bool(job.method))
@@ -162,7 +162,8 @@ def results(table: Table, folder: Path, quick: bool = False) -> dict[str, Any]:
     head = {"schema": SCHEMA, "table": table.name, "title": table.title, "quick": quick}
     seeds = list(table.seeds[:1] if quick else table.seeds)
     episodes = jobs(table, folder, quick)[0].experiment.evaluate.episodes
-    return {**head, "seeds": seeds, "episodes": episodes, "tasks": found, "overall": overall}
+    made = json.loads((every[0].folder / "environment.json").read_text(encoding="utf-8"))
+    return {**head, "seeds": seeds, "episodes": episodes, "made": made, "tasks": found, "overall": overall}
 
 
 def _read(job: Job) -> dict[str, Any]:
@@ -221,9 +222,9 @@ def _overall(tasks: Mapping[str, Any], methods: Sequence[str]) -> dict[str, Any]
 
 
 def differences(printed: Any, now: Any, tolerance: float, where: str = "") -> list[str]:
-    """Return in which places two results differ by more than the tolerance; times are not compared."""
+    """Return in which places two results differ by more than the tolerance; times and versions are not compared."""
     if isinstance(printed, Mapping) and isinstance(now, Mapping):
-        keys = [key for key in {**printed, **now} if key != "seconds"]
+        keys = [key for key in {**printed, **now} if key not in ("seconds", "made")]
         pairs = ((key, printed.get(key), now.get(key)) for key in keys)
         return [line for key, a, b in pairs for line in differences(a, b, tolerance, f"{where}/{key}")]
     if isinstance(printed, list) and isinstance(now, list) and len(printed) == len(now):

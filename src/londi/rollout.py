@@ -21,8 +21,9 @@ from londi.agent import Agent, History
 from londi.budget import Budget
 from londi.encoders import Features
 from londi.envs.base import TextEnv
-from londi.episode import Episode, Step
+from londi.episode import Episode, Reply, Step
 from londi.learners.replay import Trajectory
+from londi.switchers.base import FAILED
 from londi.usage import BudgetMeasure, Measure
 
 
@@ -118,7 +119,7 @@ class _Slot:
     def finish(self, env_id: str, price_measure: Measure) -> tuple[Episode, Trajectory]:
         replies = [step.deepthink for step in self.steps]
         remaining = [np.inf if step.remaining is None else step.remaining for step in self.steps]
-        known = {action: number for number, action in enumerate(self.history.admissible or ())}
+        numbers = {action: number for number, action in enumerate(self.history.admissible or ())}
         trajectory = Trajectory(
             Features.concatenate(self.features),
             np.array([step.called for step in self.steps]),
@@ -127,7 +128,7 @@ class _Slot:
             np.array(remaining, np.float32),
             np.full(len(self.steps), self.assignment.price, np.float32),
             np.array([0.0 if reply is None else reply.usage.of(price_measure) for reply in replies], np.float32),
-            np.array([-1 if r is None or r.error else known.get(r.action, -1) for r in replies], np.int16),
+            np.array([_answer(reply, numbers) for reply in replies], np.int16),
         )
         return self.episode(env_id), trajectory
 
@@ -175,6 +176,12 @@ class _Slot:
         self.history.repeat(step)
         told = self._move(step.action)
         return told == (step.reward, step.valid) and self.history.observation == observation
+
+
+def _answer(reply: Reply | None, numbers: Mapping[str, int]) -> int:
+    if reply is None:
+        return -1
+    return FAILED if reply.error else numbers.get(reply.action, -1)
 
 
 class Rollout:

@@ -49,6 +49,7 @@ BUDGETS = (0, 1, 2, 3, 5, 6, 40, math.inf)
 """Calls left: 0, within the network's range, beyond it, and no limit."""
 MAX_CALLS = 5
 SIZE = 64
+ANSWERS: dict[str, Any] = {"answers": 3, "said": ENCODER.said(3)}
 
 
 def shape(**changes: Any) -> NetworkShape:
@@ -97,6 +98,9 @@ SWITCHERS: dict[str, Callable[[], Switcher]] = {
     "gated budget network": lambda: network("budget", gated=True),
     "gated price network": lambda: network("price", gated=True),
     "router network": lambda: network("router"),
+    "gated budget network that knows actions": lambda: network("budget", gated=True, **ANSWERS),
+    "gated price network of one reader": lambda: network("price", gated=True, textless=False, **ANSWERS),
+    "router network that knows actions": lambda: network("router", **ANSWERS),
     "policy network": lambda: network("policy"),
     "policy network, sampled": lambda: SampledSwitcher(policy()),
 }
@@ -321,6 +325,26 @@ def test_a_call_gains_nothing_where_the_models_agree(kind: str) -> None:
         choice = switcher.choose(make_query(3, 0.01))
         assert choice.call.any() == calls
         assert (choice.advantage < 0).all() == (not calls)
+
+
+@pytest.mark.parametrize("kind", ["budget", "price"])
+def test_where_it_knows_actions_a_call_gains_nothing_where_deepthink_takes_quicks(kind: str) -> None:
+    """Features of QUICK's three actions, and a network that is sure that DEEPTHINK takes the first."""
+    switcher = network(kind, gated=True, **ANSWERS)
+    assert isinstance(switcher.network, BudgetNetwork | PriceNetwork)
+    for reader in switcher.network.readers:
+        head = reader.disagree
+        assert isinstance(head, torch.nn.Linear)
+        with torch.no_grad():
+            head.weight.zero_()
+            head.bias.copy_(torch.tensor([40.0, 0.0, 0.0]))
+    choice = switcher.choose(make_query(3, 0.01))
+    agrees = FEATURES.dense[:, ANSWERS["said"]] == 1
+    assert 0 < agrees.sum() < len(agrees)
+    assert choice.disagree is not None
+    np.testing.assert_allclose(choice.disagree, ~agrees, atol=1e-6)
+    assert (choice.advantage[agrees] < 0).all()
+    assert choice.call[~agrees].any()
 
 
 def test_before_it_has_learned_it_calls_where_the_models_differ() -> None:

@@ -61,6 +61,21 @@ def test_moments_count_overrides() -> None:
     assert [m.overrode_then for m in moments] == [False, False, True, False, True]
 
 
+@pytest.mark.parametrize("switcher", [Always(), Never()])
+def test_an_answer_that_is_none_of_the_actions_is_the_models_fault(switcher: Switcher) -> None:
+    class Loose:
+        name = "loose"
+
+        def decide(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Decision]:
+            return [Decision("up", Usage(1))] * len(prompts)
+
+    quick, deepthink = (QUICK, Loose()) if isinstance(switcher, Always) else (Loose(), OTHER)
+    h = history(budget=1)
+    with pytest.raises(ModelError, match="loose answered 'up', none of the 2 actions"):
+        Agent(quick, deepthink, TextEncoder(), switcher).act([h])
+    assert h.budget.calls_left(1) == 1, "nothing was charged"
+
+
 def test_a_call_that_agreed_is_a_step_of_quicks() -> None:
     """The learners count such a transition as both choices, so nothing the Switcher sees may tell them apart."""
     called, quiet = history(), history()

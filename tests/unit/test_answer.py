@@ -17,6 +17,7 @@ from londi.learners.replay import Replay, Trajectory
 from londi.learners.router import RouterLearner
 from londi.making import make_encoder, make_envs, make_learners
 from londi.switchers import answer
+from londi.switchers.base import FAILED
 from londi.switchers.network import BudgetNetwork, NetworkSwitcher, RouterNetwork
 from londi.switchers.reader import NetworkShape, Phi, _GramSum, tensors
 from londi.train import prepare
@@ -49,18 +50,25 @@ def test_it_acts_otherwise_with_the_probability_of_all_but_quicks_action() -> No
 
 
 def test_the_loss_is_the_cross_entropy_of_what_it_took() -> None:
-    logits = torch.log(torch.tensor([[[0.7, 0.2, 0.1]], [[0.1, 0.1, 0.8]], [[0.5, 0.25, 0.25]]]))
-    agreed, took = torch.tensor([True, False, False]), torch.tensor([0, 2, -1])
-    expected = -(math.log(0.7) + math.log(0.8)) / 2
-    assert answer.loss(logits, agreed, took).item() == pytest.approx(expected), "-1 teaches nothing"
-    called = torch.tensor([True, False, False])
-    assert answer.asked(called, agreed, took, logits).item() == pytest.approx(-math.log(0.7))
-    nothing = answer.asked(torch.zeros(3, dtype=torch.bool), agreed, took, logits.requires_grad_())
+    logits = torch.log(torch.tensor([[[0.7, 0.2, 0.1]], [[0.1, 0.1, 0.8]]]))
+    agreed, took = torch.tensor([True, False]), torch.tensor([0, 2], dtype=torch.int16)
+    assert answer.loss(logits, agreed, took).item() == pytest.approx(-(math.log(0.7) + math.log(0.8)) / 2)
+    two = torch.cat([logits, torch.log(torch.full((2, 1, 3), 1 / 3))], 1)
+    both = -(math.log(0.7) + math.log(0.8) + 2 * math.log(1 / 3)) / 4
+    assert answer.loss(two, agreed, took).item() == pytest.approx(both), "each reader learns"
+    nothing = answer.loss(logits.requires_grad_()[:0], agreed[:0], took[:0])
     assert nothing.item() == 0
     torch.autograd.backward(nothing)
     single = torch.tensor([[[0.0]], [[2.0]]])
     odds = answer.loss(single, torch.tensor([True, False]), torch.tensor([-1, -1])).item()
     assert odds == pytest.approx((math.log(2) + math.log(1 + math.exp(-2))) / 2), "whether, where not what"
+
+
+def test_what_teaches() -> None:
+    called = np.array([True, True, True, False])
+    took = np.array([1, -1, FAILED, -1], np.int16)
+    assert answer.teaches(called, took, SHAPE).tolist() == [True, False, False, False]
+    assert answer.teaches(called, took, replace(SHAPE, answers=0)).tolist() == [True, True, False, False]
 
 
 def test_the_router_learns_what_deepthink_does() -> None:
@@ -89,11 +97,11 @@ def test_a_closed_set_of_actions_is_learned_where_quicks_is_seen(quick: bool) ->
     assert envs[0].admissible is not None
     encoder = make_encoder(experiment)
     assert isinstance(encoder, TextEncoder)
-    for learner in make_learners(experiment, encoder, envs[0]).values():
+    for name, learner in make_learners(experiment, encoder, envs[0]).items():
         switcher = learner.switcher
         assert isinstance(switcher, NetworkSwitcher)
         assert switcher.network.shape.answers == (len(envs[0].admissible) if quick else 0)
-        assert isinstance(switcher.network, BudgetNetwork) == (switcher.kind == "budget")
+        assert isinstance(switcher.network, BudgetNetwork) == (name == "budget")
         again = NetworkSwitcher.from_state(switcher.state())
         assert again.network.shape == switcher.network.shape
 

@@ -59,7 +59,7 @@ class DQNConfig:
     prices_per_sample: int = 4
     """Prices drawn for each replayed transition."""
     disagree_weight: float = 0.3
-    """Weight of the auxiliary loss: would DEEPTHINK act otherwise than QUICK? 0 switches it off."""
+    """Weight of the auxiliary loss: what would DEEPTHINK do? 0 switches it off."""
     text_dropout: float = 0.0
     """Share of the n-grams that are hidden from an update, others in each; in [0, 1)."""
     relabel: bool = True
@@ -116,7 +116,8 @@ class DQNLearner(NetworkLearner):
         mask = torch.stack([as_quick, as_deep], -1)[:, None].expand_as(q)  # each of M readers learns for itself
         target = torch.stack([quick, deep], -1)[:, None].expand_as(q)
         value = smooth_l1_loss(q[mask], target[mask], beta=0.3) if mask.any() else logits.sum() * 0
-        return value, answer.asked(called, agreed, torch.from_numpy(batch.answer).long(), logits)
+        rows = torch.from_numpy(answer.teaches(batch.called, batch.answer, self.network.shape))
+        return value, answer.loss(logits[rows], agreed[rows], torch.from_numpy(batch.answer)[rows])
 
     def _targets(self, batch: Transitions, reward: Tensor, going: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return q (B, M, R, 2), the logits, and the targets (B, R) of not calling and of calling."""
@@ -157,6 +158,9 @@ class DQNLearner(NetworkLearner):
             drawn = batch.price[:, None].astype(np.float64)
         price = torch.from_numpy(drawn).float()
         q, logits = network.each(tensors(batch.features), price)
+        if not c.gamma:  # myopic: what follows is worth nothing
+            quick = reward[:, None].expand_as(price)
+            return q, logits, quick, quick - price * self._cost(batch)
         with torch.no_grad():
             following = tensors(batch.next_features)
             best = network(following, price)[0].argmax(-1, keepdim=True)

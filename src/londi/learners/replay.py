@@ -37,7 +37,8 @@ class Transitions:
     cost: NDArray[np.float32]
     """(B,) what the call cost in the measure of the price, 0 where none was made."""
     answer: NDArray[np.int16]
-    """(B,) which of a closed set of actions DEEPTHINK took; -1 where it was not called, or took none of them."""
+    """(B,) which of a closed set of actions DEEPTHINK took; -1 where there is no such set, or it was not called, and
+    `londi.switchers.base.FAILED` where the call failed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A supervised router: learns from the states in which both models were asked whether they disagreed.
+"""A supervised router: learns from the states in which both models were asked what DEEPTHINK does.
 
 The kin of RouteLLM (Ong et al. 2024, arXiv 2406.18665), which learns from pairs of answers which query needs the
 strong model, and calls it above a threshold. It reads what the learned Switcher reads, but knows nothing of reward:
@@ -17,7 +17,8 @@ from londi.switchers.reader import NetworkShape, tensors
 
 
 class RouterLearner(NetworkLearner):
-    """Fits the probability that DEEPTHINK acts otherwise than QUICK, on the steps with a call (cross-entropy)."""
+    """Fits what DEEPTHINK does on the steps with a call (cross-entropy), and with it the probability that it acts
+    otherwise than QUICK: as `londi.switchers.answer` says, from the action where actions are a closed set."""
 
     def __init__(
         self, shape: NetworkShape, lr: float, batch_size: int, num_updates: int, seed: int, text_dropout: float = 0.0
@@ -30,14 +31,14 @@ class RouterLearner(NetworkLearner):
         self.switcher = NetworkSwitcher(self.network)
 
     def update(self, replay: Replay) -> dict[str, float]:
-        """Take one optimiser step on a replayed batch, as far as it has calls; return the loss."""
+        """Take one optimiser step on a replayed batch, as far as it has answers; return the loss."""
         drawn = replay.sample(self.batch_size, self.rng)
         batch = forgetful(drawn, self.text_dropout, self.network.shape.buckets, self.rng)
         self.updates += 1
-        if not batch.called.any():
+        rows = answer.teaches(batch.called, batch.answer, self.network.shape)
+        if not rows.any():
             return {}
-        logits = self.network(tensors(batch.features[batch.called]))  # (b, M, K)
-        agreed, said = torch.from_numpy(batch.agreed[batch.called]), torch.from_numpy(batch.answer[batch.called])
-        loss = answer.loss(logits, agreed, said.long())
+        logits = self.network(tensors(batch.features[rows]))  # (b, M, K)
+        loss = answer.loss(logits, torch.from_numpy(batch.agreed[rows]), torch.from_numpy(batch.answer[rows]))
         self._minimise(loss)
         return {"loss": float(loss.detach())}

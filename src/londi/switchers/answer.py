@@ -8,9 +8,12 @@ network says only whether it would act otherwise.
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from londi.switchers.base import FAILED
 from londi.switchers.reader import NetworkShape, Phi
 
 
@@ -27,20 +30,19 @@ def differs(logits: Tensor, phi: Phi, shape: NetworkShape) -> Tensor:
     return 1 - (logits.softmax(-1) * quick[:, None]).sum(-1).mean(-1)
 
 
+def teaches(called: NDArray[np.bool_], answer: NDArray[np.int16], shape: NetworkShape) -> NDArray[np.bool_]:
+    """Return in which of B states an answer is known that teaches something: of a closed set, or any that came."""
+    return called & (answer >= 0 if shape.answers else answer != FAILED)
+
+
 def loss(logits: Tensor, agreed: Tensor, answer: Tensor) -> Tensor:
-    """Return the cross-entropy of logits (b, M, K) on b states in which DEEPTHINK was asked.
+    """Return the cross-entropy of logits (b, M, K) on b states in which DEEPTHINK answered; 0 for none.
 
-    `agreed` (b,) says whether it did what QUICK would have done, `answer` (b,) which of the K actions it took (-1: none
-    of them, which teaches nothing).
+    `agreed` (b,) says whether it did what QUICK would have done, `answer` (b,) which of the K actions it took.
     """
-    if logits.shape[-1] == 1:
-        truth = (~agreed).float()[:, None].expand_as(logits[..., 0])
-        return binary_cross_entropy_with_logits(logits[..., 0], truth) if len(agreed) else logits.sum()
-    known = answer >= 0
-    said = logits[known].flatten(0, 1)  # (k M, K)
-    return cross_entropy(said, answer[known].repeat_interleave(logits.shape[1])) if known.any() else logits.sum() * 0
-
-
-def asked(called: Tensor, agreed: Tensor, answer: Tensor, logits: Tensor) -> Tensor:
-    """Return the loss over those of B states in which DEEPTHINK was asked."""
-    return loss(logits[called], agreed[called], answer[called])
+    if not len(logits):
+        return logits.sum()
+    if logits.shape[-1] > 1:
+        return cross_entropy(logits.flatten(0, 1), answer.long().repeat_interleave(logits.shape[1]))
+    truth = (~agreed).float()[:, None].expand_as(logits[..., 0])
+    return binary_cross_entropy_with_logits(logits[..., 0], truth)

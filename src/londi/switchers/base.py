@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from londi.encoders.base import Features, Moment
 
+FAILED = -2
+"""In place of what DEEPTHINK did: it was called and failed, so that nothing is known of what it would do."""
+
 
 @dataclass(frozen=True, slots=True)
 class State:

@@ -78,7 +78,7 @@ class _BudgetReader(nn.Module):
             self.mix, self.head = nn.Linear(shape.width + 2, shape.width), nn.Linear(shape.width, each)
             limit = torch.arange(rows) / shape.max_calls
             self.register_buffer("budgets", torch.stack([limit, limit > 1], -1), persistent=False)  # (N + 2, 2)
-        self.disagree = nn.Linear(shape.width, answer.width(shape))
+        self.disagree = nn.Linear(shape.width, answer.width(shape))  # its name is that of earlier weights
 
     def forward(self, phi: Phi) -> tuple[Tensor, Tensor]:
         """Return what makes Q (B, N + 2, 2 or 3), and the logits (B, K) of what DEEPTHINK would do."""

@@ -93,7 +93,7 @@ class TextReader(nn.Module):
     def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
         d, self.heads = shape.reader, shape.heads
-        self.grams = nn.EmbeddingBag(shape.buckets, d, mode="sum", padding_idx=0)
+        self.grams = nn.Embedding(shape.buckets, d)
         self.fields = nn.Embedding(NUM_FIELDS, d, padding_idx=0)
         nn.init.normal_(self.grams.weight, std=0.2 * d**-0.5)  # small, so that what is learned soon outweighs it
         nn.init.normal_(self.fields.weight, std=0.1 * d**-0.5)
