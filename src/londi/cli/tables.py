@@ -27,7 +27,8 @@ def reproduce(
     tolerance: float = 1e-9,
     json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """Run what a table of docs/results.md needs, and write it; goes on where it was interrupted.
+    """Run what a published table needs, and write it, with its picture where the page shows one; goes on where it was
+    interrupted.
 
     Args:
         table: a name in experiments/tables, or a TOML file.
@@ -67,11 +68,13 @@ def reproduce(
     text = published.put(page.read_text(encoding="utf-8"), spec.name, published.markdown(found))
     stored.write_text(jsonlib.dumps(found, indent=1) + "\n", encoding="utf-8")
     page.write_text(text, encoding="utf-8")
-    tasks: dict[str, list[Any]] = {}
-    for job in jobs_of(spec, here, quick):
-        if not job.method:
-            tasks.setdefault(job.task, []).append(jsonlib.loads((job.folder / "frontier.json").read_text()))
-    published.save_frontiers(tasks, page.with_name(f"{page.stem}-{spec.name}.png"))
+    picture = page.with_name(f"{page.stem}-{spec.name}.png")
+    if f"({picture.name})" in text:
+        tasks: dict[str, list[Any]] = {}
+        for job in jobs_of(spec, here, quick):
+            if not job.method:
+                tasks.setdefault(job.task, []).append(jsonlib.loads((job.folder / "frontier.json").read_text()))
+        published.save_frontiers(tasks, picture)
     err.print(f"written: {page}, {stored}", soft_wrap=True)
 
 
