@@ -25,6 +25,8 @@ EPISODES = 600
 @pytest.fixture(scope="module", params=[0, 1, 2], ids=lambda seed: f"seed{seed}")
 def trainer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
     experiment = replace(config.load(ROOT / "experiments" / "keydoor.toml"), seed=request.param)
+    # twice the steps of the experiment, after which one seed in three still stands at .93 of the optimum of a price
+    experiment = replace(experiment, train=replace(experiment.train, num_steps=24_000))
     trainer = prepare(tmp_path_factory.mktemp("keydoor") / "run", experiment)
     trainer.train()
     return trainer
