@@ -13,14 +13,17 @@ from torch.nn.functional import embedding_bag
 
 from londi import config
 from londi.encoders import Features, TextEncoder
+from londi.episode import Reply
 from londi.learners.replay import Replay, Trajectory
 from londi.learners.router import RouterLearner
 from londi.making import make_encoder, make_envs, make_learners
+from londi.rollout import _answer
 from londi.switchers import answer
 from londi.switchers.base import FAILED
 from londi.switchers.network import BudgetNetwork, NetworkSwitcher, RouterNetwork
 from londi.switchers.reader import NetworkShape, Phi, _GramSum, tensors
 from londi.train import prepare
+from londi.usage import Usage
 
 ROOT = Path(__file__).parents[2]
 ACTIONS = 3
@@ -106,11 +109,18 @@ def test_a_closed_set_of_actions_is_learned_where_quicks_is_seen(quick: bool) ->
         assert again.network.shape == switcher.network.shape
 
 
+def test_a_failed_call_tells_nothing_of_what_deepthink_does() -> None:
+    numbers = {"left": 0, "right": 1}
+    said, failed = Reply("right", "", Usage()), Reply("", "", Usage(), "timed out")
+    assert [_answer(reply, numbers) for reply in (None, said, failed)] == [-1, 1, FAILED]
+    assert [_answer(reply, {}) for reply in (None, said, failed)] == [-1, -1, FAILED], "free text"
+
+
 def test_training_keeps_what_deepthink_did(tmp_path: Path) -> None:
     experiment = config.load(ROOT / "experiments" / "keydoor.toml")
     experiment = replace(experiment, train=replace(experiment.train, num_steps=1_200, learners=("router",)))
     trainer = prepare(tmp_path / "run", experiment)
-    taken: list[tuple[bool, str, int]] = []
+    taken: list[tuple[bool, bool, int]] = []
     actions = trainer.envs[0].admissible
     assert actions is not None
     add = trainer.replay.add
