@@ -19,6 +19,7 @@ from londi import frontier, lms
 from londi.agent import Agent, OracleAgent
 from londi.config import Experiment
 from londi.envs.base import TextEnv
+from londi.envs.recall import Memory, RecallingEnv
 from londi.episode import Episode, write_episodes
 from londi.errors import RunError
 from londi.frontier import Outcome
@@ -61,6 +62,7 @@ class _Worker:
         self.encoder = make_encoder(self.experiment)
         self.phase: Phase | None = None
         self.envs: list[TextEnv] = []
+        self.memory = Memory()
 
     def agent(self, policy: Policy, snapshot: int | None) -> Agent:
         """Return the agent that plays a policy, as it was learned until then."""
@@ -71,11 +73,13 @@ class _Worker:
         return kind(self.quick, self.deepthink, self.encoder, switcher, self.experiment.env.prompt)
 
     def enter(self, phase: Phase) -> None:
-        """Make the environments of a phase, and close those of another."""
+        """Make the environments of a phase, and close those of another; forget what came of earlier episodes."""
+        self.memory.clear()
         if phase != self.phase:
             for env in self.envs:
                 env.close()
-            self.phase, self.envs = phase, make_envs(self.experiment, self.experiment.evaluate.num_envs, phase)
+            made = make_envs(self.experiment, self.experiment.evaluate.num_envs, phase)
+            self.phase, self.envs = phase, [RecallingEnv(e, self.memory) if e.reproducible else e for e in made]
 
     def play(self, policy: Policy, first_seed: int, count: int, snapshot: int | None) -> Iterator[Episode]:
         """Play episodes of a policy, in the order in which they finish."""

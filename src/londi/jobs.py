@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +39,30 @@ class Job:
         """Whether it is trained and evaluated, as the experiment is now."""
         return (self.folder / "frontier.json").is_file() and Run.open(self.folder).experiment == self.experiment
 
+    def evaluate_anew(self) -> bool:
+        """Take over how the experiment is evaluated now, so that what was trained need not be trained again.
+
+        Returns whether the folder then holds the experiment: not where it was trained otherwise.
+        """
+        run = Run.open(self.folder)
+        if replace(run.experiment, evaluate=self.experiment.evaluate) != self.experiment:
+            return False
+        (self.folder / "frontier.json").unlink(missing_ok=True)  # first: it must not pass for the new evaluation's
+        write_text(self.folder / "config.toml", config.dump(self.experiment))
+        return True
+
 
 def run(job: Job) -> None:
     """Train and evaluate in a process of its own, going on where an earlier one stopped.
 
-    Raises `RunError` where that fails, naming its log, or where the folder holds another experiment.
+    Where only the experiment's evaluation has changed, that alone is done again. Raises `RunError` where the process
+    fails, naming its log, or where the folder holds another experiment.
     """
     if job.done:
         return
     job.folder.parent.mkdir(parents=True, exist_ok=True)
     source, log = (job.folder.with_name(f"{job.folder.name}.{suffix}") for suffix in ("toml", "log"))
-    if (job.folder / "config.toml").is_file() and Run.open(job.folder).experiment != job.experiment:
+    if (job.folder / "config.toml").is_file() and not job.evaluate_anew():
         raise RunError(f"{job.folder} is of another experiment (changed since?): remove it")
     write_text(source, config.dump(job.experiment))
     last = job.folder / "checkpoints" / "last.pt"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -136,10 +137,29 @@ def test_runs_that_are_missing_or_of_another_table(table: reproduce.Table, tmp_p
     with pytest.raises(RunError, match="not run yet: key-and-door-0"):
         reproduce.results(table, tmp_path)
     fill(table, tmp_path)
-    changed = replace(table, changes={"evaluate": {"episodes": 50}})
+    changed = replace(table, changes={"evaluate": {"episodes": 40}, "train": {"gamma": 0.5}})
     assert not any(job.done for job in reproduce.jobs(changed, tmp_path))
     with pytest.raises(RunError, match="another experiment"):
         run(reproduce.jobs(changed, tmp_path)[0])
+
+
+def test_what_is_only_evaluated_otherwise_is_not_trained_again(
+    table: reproduce.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(table, tmp_path)
+    job = reproduce.jobs(replace(table, changes={"evaluate": {"episodes": 50}}), tmp_path)[0]
+    assert not job.done
+    commands: list[list[str]] = []
+
+    def started(command: list[str], **rest: Any) -> subprocess.CompletedProcess[str]:
+        commands.append(command[3:])
+        assert not (job.folder / "frontier.json").exists(), "the old one must not pass for the new one"
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr("londi.jobs.subprocess.run", started)
+    run(job)
+    assert commands == [["evaluate", str(job.folder)]]
+    assert Run.open(job.folder).experiment == job.experiment
 
 
 def test_where_printed_numbers_differ() -> None:

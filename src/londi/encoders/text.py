@@ -156,13 +156,14 @@ class TextEncoder:
         for slot, action in enumerate((decision.action, *moment.actions[:-3:-1]), start=1):
             columns[NUM_MOMENT + slot * size + _index(action, admissible)] = 1
         if self.hidden and decision.hidden is not None:
-            columns[NUM_MOMENT + 4 * size :] = self._reduce(decision.hidden)
+            reduced = self._reduce(decision.hidden)
+            columns[NUM_MOMENT + 4 * size :][: len(reduced)] = reduced
         return columns
 
     def _reduce(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
         scaled = hidden / np.sqrt(np.mean(hidden**2) + 1e-6)
         if len(scaled) <= self.hidden:
-            return np.pad(scaled, (0, self.hidden - len(scaled)))
+            return np.asarray(scaled, np.float32)
         matrix = np.random.default_rng(0).standard_normal((self.hidden, len(scaled))) / np.sqrt(len(scaled))
         return np.asarray(matrix @ scaled, np.float32)
 

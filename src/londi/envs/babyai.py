@@ -151,6 +151,7 @@ class BabyAITextEnv(TextEnv):
     """
 
     admissible = ACTIONS
+    reproducible = True
 
     def __init__(
         self,

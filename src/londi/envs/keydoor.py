@@ -126,6 +126,7 @@ class KeyDoorEnv(TextEnv):
     """
 
     admissible = ACTIONS
+    reproducible = True
 
     def __init__(self, slip: float = 0.1, max_steps: int = 40) -> None:
         super().__init__(max_steps)
