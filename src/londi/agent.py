@@ -116,7 +116,7 @@ class Agent:
         """
         admissible = histories[0].admissible
         prompts = [self.template.render(h.goal, h.observations, h.actions, h.admissible) for h in histories]
-        quick = _ask(self.quick, prompts, admissible)
+        quick = ask(self.quick, prompts, admissible)
         for decision in quick:
             if decision.error:
                 raise ModelError(f"QUICK ({self.quick.name}) failed: {decision.error}")
@@ -210,7 +210,7 @@ class Agent:
         rows = list(reservations)
         try:
             admissible = histories[0].admissible
-            decisions = _ask(self.deepthink, [prompts[i] for i in rows], admissible)
+            decisions = ask(self.deepthink, [prompts[i] for i in rows], admissible)
             for i, decision in zip(rows, decisions, strict=True):
                 if _reply(decision).charged:
                     reservations[i].settle(decision.usage.of(histories[i].budget.measure))
@@ -245,13 +245,13 @@ class OracleAgent(Agent):
         features: Features,
         remaining: Sequence[int | None],
     ) -> Choice:
-        deep = _ask(self.deepthink, prompts, histories[0].admissible)
+        deep = ask(self.deepthink, prompts, histories[0].admissible)
         differ = np.array([d.action != q.action for d, q in zip(deep, quick, strict=True)])
         left = np.array([x is None or x > 0 for x in remaining])
         return Choice(differ & left, np.ones(len(differ)), np.full(len(differ), np.nan))
 
 
-def _ask(model: LanguageModel, prompts: Sequence[str], admissible: Sequence[str] | None) -> list[Decision]:
+def ask(model: LanguageModel, prompts: Sequence[str], admissible: Sequence[str] | None) -> list[Decision]:
     """Return a model's decisions; raises `ModelError` where one is none of a closed set of actions.
 
     Of free text the first line is the action: what a model says beyond it is none, and no disagreement.

@@ -31,7 +31,7 @@ def check(experiment: Experiment) -> None:
 
 def _training(t: TrainConfig) -> list[str]:
     least = {"num_steps": t.num_steps, "num_envs": t.num_envs, "max_calls": t.max_calls, "batch_size": t.batch_size}
-    least |= {"replay": t.replay, "checkpoint_steps": t.checkpoint_steps, "threads": t.threads}
+    least |= {"replay": t.replay, "checkpoint_steps": t.checkpoint_steps, "threads": t.threads, "n_step": t.n_step}
     wrong = [f"train.{key} must be at least 1, not {value}" for key, value in least.items() if value < 1]
     shares = {"on_policy": t.on_policy, "guided": t.guided, "epsilon": t.epsilon}
     wrong += [f"train.{key} must lie in [0, 1], not {value}" for key, value in shares.items() if not 0 <= value <= 1]

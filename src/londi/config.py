@@ -175,6 +175,9 @@ class TrainConfig:
     gamma: float = 0.95
     """Discount in (0, 1]. At 1 a call now and a call later are worth the same and the Switcher puts it off; smaller
     makes it call sooner, and prices weigh more against late success. .95 for episodes of 10 steps, .99 for 50."""
+    n_step: int = 1
+    """Steps of a transition before the value of the state that it leads to. With 1 it is exact for every budget and
+    price; more carry rewards back faster, and take the steps after the first as they were played."""
     lr: float = 1e-3
     """Peak learning rate, falling to 5 %."""
     batch_size: int = 128

@@ -33,6 +33,8 @@ class Job:
     method: str
     experiment: Experiment
     folder: Path
+    source: Path | None = None
+    """Run folder whose Switchers are measured in the experiment's environment, without training; None to train."""
 
     @property
     def done(self) -> bool:
@@ -65,16 +67,25 @@ def run(job: Job) -> None:
     if (job.folder / "config.toml").is_file() and not job.evaluate_anew():
         raise RunError(f"{job.folder} is of another experiment (changed since?): remove it")
     write_text(source, config.dump(job.experiment))
-    last = job.folder / "checkpoints" / "last.pt"
-    trained = last.is_file() and load_checkpoint(last).get("done")
-    commands = [["train", str(source), "--run", str(job.folder)], ["evaluate", str(job.folder)]]
-    for command in commands[bool(trained) :]:
+    for command in _commands(job, source):
         with log.open("a", encoding="utf-8") as file:
             ended = subprocess.run(
                 [sys.executable, "-m", "londi.cli", *command], stdout=file, stderr=file, stdin=subprocess.DEVNULL
             )
         if ended.returncode:
             raise RunError(f"`londi {' '.join(command)}` failed (exit code {ended.returncode}): see {log}")
+
+
+def _commands(job: Job, source: Path) -> list[list[str]]:
+    """What is to be done of the experiment that `source` holds."""
+    if job.source:
+        if not (job.source / "config.toml").is_file():
+            raise RunError(f"{job.source} is not trained: `londi reproduce {job.source.parent.name}` first")
+        return [["evaluate", str(job.source), "--on", str(source), "--folder", str(job.folder)]]
+    last = job.folder / "checkpoints" / "last.pt"
+    trained = last.is_file() and load_checkpoint(last).get("done")
+    commands = [["train", str(source), "--run", str(job.folder)], ["evaluate", str(job.folder)]]
+    return commands[bool(trained) :]
 
 
 def run_all(todo: Sequence[Job], processes: int, progress: Callable[[], None]) -> None:

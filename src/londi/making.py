@@ -83,6 +83,7 @@ def _learner(name: str, t: TrainConfig, shape: NetworkShape, num_updates: int, s
         highest_price=t.highest_price,
         price_unit=t.price_unit,
         text_dropout=t.text_dropout,
+        n_step=t.n_step,
         relabel=t.relabel,
     )
     return DQNLearner(settings, shape, num_updates, seed)

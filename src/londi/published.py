@@ -21,7 +21,7 @@ _LINES = {
 
 
 def markdown(result: Mapping[str, Any]) -> list[str]:
-    """Return the lines of a result: a table for each task, and the statistics over all of them."""
+    """Return the lines of a result: a table for each task or one of all, and the statistics over all of them."""
     seeds = result["seeds"]
     several = f"s {', '.join(map(str, seeds))}" if len(seeds) > 1 else f" {seeds[0]}"
     spread = (
@@ -31,7 +31,36 @@ def markdown(result: Mapping[str, Any]) -> list[str]:
     )
     played = f"{result['episodes']} test episodes of each policy, the same for all."
     lines = [f"Training seed{several}; {played}{spread}", ""]
-    for task, found in result["tasks"].items():
+    if result.get("layout") == "lines":
+        lines += _lines(result["tasks"])
+    else:
+        lines += _tables(result["tasks"])
+    if len(seeds) > 1:
+        lines += [*_overall(result), ""]
+    return [*lines, _made(result["made"])] if "made" in result else lines[:-1]
+
+
+def _lines(tasks: Mapping[str, Any]) -> list[str]:
+    """One table with a line for each task, in which the first method's choice stands beside the areas of all."""
+    methods = list(next(iter(tasks.values()))["methods"])
+    lines = [
+        f"| | QUICK | DEEPTHINK | {methods[0]} keep 99 %: success | calls "
+        f"| hypervolume: {' | '.join(methods)} | violations |",
+        f"|---|{'---:|' * (len(methods) + 5)}",
+    ]
+    for task, found in tasks.items():
+        first = found["methods"][methods[0]]
+        cells = [task, *(f"{100 * found['models'][name]['success']:.1f} %" for name in ("QUICK", "DEEPTHINK"))]
+        cells += [_kept(first["at_99"], key) for key in ("success_ratio", "calls_ratio")]
+        cells += [_spread(found["methods"][name]["hypervolume"]) for name in methods]
+        lines.append(f"| {' | '.join(cells)} | {sum(m['violations'] for m in found['methods'].values())} |")
+    return [*lines, ""]
+
+
+def _tables(tasks: Mapping[str, Any]) -> list[str]:
+    """A table for each task, with a line for each method."""
+    lines = []
+    for task, found in tasks.items():
         quick, deep = found["models"]["QUICK"], found["models"]["DEEPTHINK"]
         lines += [
             f"**{task}**: QUICK succeeds in {100 * quick['success']:.1f} %, DEEPTHINK in {100 * deep['success']:.1f} % "
@@ -50,15 +79,14 @@ def markdown(result: Mapping[str, Any]) -> list[str]:
             steps = format(method["env_steps"], ",") if method["env_steps"] else "-"
             lines.append(f"| {' | '.join([*cells, steps, str(method['violations'])])} |")
         lines.append("")
-    if len(seeds) > 1:
-        lines += [*_overall(result), ""]
-    return [*lines, _made(result["made"])] if "made" in result else lines[:-1]
+    return lines
 
 
 def _made(environment: Mapping[str, Any]) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
     commit, machine = environment["commit"], environment["machine"]
-    at = f" at commit {commit[:10]}" if commit else ""
+    changed = ", changed" if commit and commit.endswith("-dirty") else ""
+    at = f" at commit {commit[:10]}{changed}" if commit else ""
     return (
         f"Made with {packages}{at}, Python {environment['python']}; {machine['system']}, {machine['processor']}, "
         f"{machine['cpus']} CPUs."
@@ -77,6 +105,24 @@ def _overall(result: Mapping[str, Any]) -> list[str]:
         said = "" if better is None else f"{better[0]:.2f} ({better[1]:.2f} to {better[2]:.2f})"
         lines.append(f"| {name} | {row['iqm']:.3f} ({row['low']:.3f} to {row['high']:.3f}) | {said} |")
     return lines
+
+
+def states_markdown(tasks: Mapping[str, Any]) -> list[str]:
+    """Return the lines of a table of where the chosen policies call, a column for each task."""
+    lines = [f"| | {' | '.join(tasks)} |", f"|---|{'---:|' * len(tasks)}"]
+    rows = [found["states"] for found in tasks.values()]
+    for same in zip(*rows, strict=True):
+        cells = [f"{_part(row['calls'], row['steps'])} / {_part(row['differ'], row['steps'])}" for row in same]
+        lines.append(f"| {same[0]['label']} | {' | '.join(cells)} |")
+    changed = []
+    for own in rows:
+        named = {row["label"]: row for row in own}
+        changed.append(_part(named["QUICK would err"]["calls"], named["all steps"]["calls"]))
+    return [*lines, f"| calls that change what is done | {' | '.join(changed)} |"]
+
+
+def _part(count: int, total: int) -> str:
+    return f"{100 * count / total:.0f} %" if total else "-"
 
 
 def _known(method: Mapping[str, Any]) -> bool:

@@ -7,6 +7,7 @@ runs of their own), training seeds. What was run is kept, so that an interrupted
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,8 @@ from londi import config, frontier, protocol
 from londi.config import Experiment
 from londi.errors import ConfigError, RunError
 from londi.jobs import Job, merged
-from londi.run import load_checkpoint
+from londi.run import Run, load_checkpoint
+from londi.where import where
 
 SCHEMA = 1
 KEPT = (0.99, 0.95)
@@ -37,6 +39,10 @@ class Task:
     name: str
     experiment: str
     """Its experiment, a path relative to the table's file."""
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Changes of the experiment."""
+    trained_on: str = ""
+    """Task of the table `trained_in` whose Switchers are measured here; empty to train."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,13 @@ class Table:
     """Markdown page that holds the table, relative to its file."""
     changes: dict[str, Any] = field(default_factory=dict)
     """Changes of every experiment, for all runs."""
+    trained_in: str = ""
+    """Another table, by the name of its file beside this one, whose Switchers are measured here without training."""
+    layout: Literal["tasks", "lines"] = "tasks"
+    """On the page: a table for each task, or one with a line for each."""
+    states: dict[str, str] = field(default_factory=dict)
+    """Kinds of state, by label, as regular expressions of the observation: where the chosen policies call is counted in
+    these and in those of `londi.where`. Empty to leave it out."""
     quick: dict[str, Any] = field(default_factory=dict)
     """Further changes with `--quick`, which takes the first seed alone."""
     name: str = ""
@@ -78,7 +91,7 @@ class Table:
             data = tomllib.loads(source.read_text(encoding="utf-8"))
         except (OSError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"{self.path}: task '{task.name}': {error}") from error
-        for more in (self.changes, self.quick if quick else {}, changes):
+        for more in (self.changes, task.changes, self.quick if quick else {}, changes):
             data = merged(data, more)
         return config.parse(data, f"{self.path}: task '{task.name}'")
 
@@ -105,6 +118,11 @@ def load_table(path: Path) -> Table:
     for what, names in (("task", [t.name for t in table.tasks]), ("method", [m.name for m in table.methods])):
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"{path}: name at least one {what}, and each once")
+    for label, pattern in table.states.items():
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(f"{path}: 'states.{label}' is no regular expression: {error}") from error
     if not table.seeds or len(set(table.seeds)) < len(table.seeds):
         raise ConfigError(f"{path}: name at least one seed, and each once")
     return table
@@ -114,9 +132,10 @@ def jobs(table: Table, folder: Path, quick: bool = False) -> list[Job]:
     """Return every run of a table, the common ones first.
 
     Rules learn nothing and play the same episodes whatever the training seed: the common run of the first seed alone
-    measures them.
+    measures them. Raises `ConfigError` where Switchers are to come from a table or a task that there is not.
     """
     found = []
+    sources = _sources(table, folder, quick)
     for seed in table.seeds[:1] if quick else table.seeds:
         for task in table.tasks:
             kinds: list[tuple[str, bool, dict[str, Any]]] = [("", seed == table.seeds[0], {})]
@@ -129,9 +148,33 @@ def jobs(table: Table, folder: Path, quick: bool = False) -> list[Job]:
                 experiment = replace(table.experiment(task, changes, quick), seed=seed)
                 if not rules:
                     experiment = replace(experiment, evaluate=replace(experiment.evaluate, **_NO_RULES))
+                source = sources[task.trained_on, seed] if task.trained_on else None
+                if source:
+                    learned = source.experiment
+                    experiment = replace(experiment, train=learned.train, switcher=learned.switcher)
                 name = "-".join("".join(c if c.isalnum() else "-" for c in part) for part in (task.name, kind) if part)
-                found.append(Job(task.name, kind, experiment, folder / f"{name}-{seed}"))
+                found.append(
+                    Job(task.name, kind, experiment, folder / f"{name}-{seed}", source.folder if source else None)
+                )
     return sorted(found, key=lambda job: bool(job.method))
+
+
+def _sources(table: Table, folder: Path, quick: bool) -> dict[tuple[str, int], Job]:
+    """The runs, by task and seed, whose Switchers a table measures."""
+    if not table.trained_in:
+        if any(task.trained_on for task in table.tasks):
+            raise ConfigError(f"{table.path}: 'trained_on' names a task of a table: say which in 'trained_in'")
+        return {}
+    other = load_table(table.path.with_name(f"{table.trained_in}.toml"))
+    every = jobs(other, folder.with_name(other.name + "-quick" * quick), quick)
+    found = {(job.task, job.experiment.seed): job for job in every if not job.method}
+    for task in table.tasks:
+        for seed in table.seeds[:1] if quick else table.seeds:
+            if task.trained_on and (task.trained_on, seed) not in found:
+                raise ConfigError(
+                    f"{table.path}: task '{task.name}': {other.path} trains no '{task.trained_on}' with seed {seed}"
+                )
+    return found
 
 
 def results(table: Table, folder: Path, quick: bool = False) -> dict[str, Any]:
@@ -158,17 +201,30 @@ def results(table: Table, folder: Path, quick: bool = False) -> dict[str, Any]:
             for name in ("QUICK", "DEEPTHINK")
         }
         found[task.name] = {"models": models, "methods": methods}
+        if table.states:
+            found[task.name]["states"] = _states([job for job in own if not job.method], table.states)
     overall = _overall(found, [method.name for method in table.methods])
-    head = {"schema": SCHEMA, "table": table.name, "title": table.title, "quick": quick}
+    head = {"schema": SCHEMA, "table": table.name, "title": table.title, "layout": table.layout, "quick": quick}
     seeds = list(table.seeds[:1] if quick else table.seeds)
     episodes = jobs(table, folder, quick)[0].experiment.evaluate.episodes
     made = json.loads((every[0].folder / "environment.json").read_text(encoding="utf-8"))
     return {**head, "seeds": seeds, "episodes": episodes, "made": made, "tasks": found, "overall": overall}
 
 
+def _states(common: Sequence[Job], kinds: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Where the chosen policies of all seeds call."""
+    each = [where(Run.open(job.folder), kinds) for job in common]
+    counts = ("steps", "calls", "differ")
+    return [
+        {"label": same[0]["label"], **{count: sum(row[count] for row in same) for count in counts}}
+        for same in zip(*each, strict=True)
+    ]
+
+
 def _read(job: Job) -> dict[str, Any]:
     data: dict[str, Any] = json.loads((job.folder / "frontier.json").read_text(encoding="utf-8"))
-    data["seconds"] = float(load_checkpoint(job.folder / "checkpoints" / "last.pt")["seconds"])
+    trained = (job.source or job.folder) / "checkpoints" / "last.pt"
+    data["seconds"] = float(load_checkpoint(trained)["seconds"])
     return data
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from londi.encoders import Features
 from londi.errors import ConfigError
 from londi.learners.dqn import DQNConfig, DQNLearner
-from londi.learners.replay import Replay, Trajectory, Transitions, forgetful
+from londi.learners.replay import Later, Replay, Trajectory, Transitions, forgetful
 from londi.switchers.reader import NetworkShape, tensors
 
 N = 3
@@ -176,3 +177,74 @@ def test_a_price_is_for_what_the_call_cost(kind: str) -> None:
 def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="need"):
         DQNConfig("budget", **wrong)  # type: ignore[arg-type]
+
+
+def later(calls: list[int]) -> Later:
+    count = len(calls)
+    return Later(
+        np.linspace(0.2, 0.4, count, dtype=np.float32),
+        np.linspace(1, 2, count, dtype=np.float32),
+        np.array(calls),
+        np.full(count, 0.7, np.float32),
+    )
+
+
+def test_budget_targets_of_several_steps_need_what_they_called_with() -> None:
+    agent = learner("budget", gamma=0.9, call_price=0.05, n_step=3)
+    data = replace(batch([True, False, True], [False] * 3, [False, False, True]), later=later([0, 2, 1]))
+    assert data.later is not None
+    reward = torch.from_numpy(data.reward + data.later.reward)
+    going = torch.tensor([0.7, 0.7, 0.0])
+    _, _, quick, deep = agent._targets(data, reward, going)
+    online = agent.network(tensors(data.next_features))[0]
+    value = agent.average(tensors(data.next_features))[0].gather(-1, online.argmax(-1, keepdim=True))[..., 0]
+    for row in range(3):
+        for x in (*range(N + 1), N + 1):
+            made = int(data.later.calls[row])
+            for target, calls in ((quick, made), (deep, made + 1)):
+                if x <= N and x < calls:
+                    assert torch.isnan(target[row, x])
+                    continue
+                paid = 0.05 * (float(data.later.cost[row]) + (target is deep))
+                rest = float(going[row] * value[row, x if x == N + 1 else x - calls])
+                assert target[row, x] == pytest.approx(float(reward[row]) - paid + rest, abs=1e-6)
+
+
+def test_price_targets_of_several_steps_charge_all_calls() -> None:
+    agent = learner("price", gamma=0.9, prices_per_sample=5, n_step=3)
+    data = replace(batch([True, False], [False, False], [True, True]), later=later([1, 0]))
+    assert data.later is not None
+    reward = torch.from_numpy(data.reward + data.later.reward)
+    _, _, quick, deep = agent._targets(data, reward, torch.zeros(2))
+    price = quick - deep
+    assert (price > 0).all()
+    paid = price * torch.from_numpy(data.later.cost)[:, None]
+    assert torch.allclose(quick, reward[:, None] - paid)
+
+
+@pytest.mark.parametrize("kind", ["budget", "price"])
+def test_one_step_is_what_it_was_and_several_can_be_learned_from(kind: str) -> None:
+    replay = Replay(64)
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        ones = np.ones(6, np.float32)
+        replay.add(
+            Trajectory(
+                features(6),
+                called=rng.random(6) < 0.5,
+                agreed=np.zeros(6, bool),
+                reward=rng.random(6).astype(np.float32),
+                remaining=ones,
+                price=ones,
+                cost=ones,
+                answer=np.full(6, -1, np.int16),
+            )
+        )
+    data = replay.sample(16, np.random.default_rng(1), steps=3, gamma=0.9)
+    with pytest.raises(ConfigError, match="n_step"):
+        learner(kind, n_step=0)
+    agent = learner(kind, gamma=0.9, n_step=3)
+    value, _ = agent._losses(data)
+    assert torch.isfinite(value)
+    losses = [agent.update(replay)["loss"] for _ in range(30)]
+    assert np.isfinite(losses).all()

@@ -136,3 +136,25 @@ def test_an_empty_ring_round_trips() -> None:
     assert len(other) == 0
     fill(other, [3])
     assert set(sample(other).reward) == {1, 2, 3}
+
+
+@pytest.mark.parametrize(("capacity", "lengths"), [(50, [4, 1, 7]), (10, [7, 6, 5, 9, 3])])
+def test_steps_after_the_first_are_those_of_the_episode(capacity: int, lengths: list[int]) -> None:
+    replay = Replay(capacity)
+    _, last = fill(replay, lengths)
+    found = replay.sample(3000, np.random.default_rng(0), steps=3, gamma=0.5)
+    assert found.later is not None
+    plain = sample(replay)
+    assert (numbers(found.features) == numbers(plain.features)).all(), "the same steps are drawn"
+    for row, first in enumerate(numbers(found.features)):
+        end = min(number for number in last if number >= first)
+        after = [number for number in (first + 1, first + 2) if number <= end]
+        assert found.done[row] == (first + 2 >= end)
+        if not found.done[row]:
+            assert numbers(found.next_features[row : row + 1])[0] == first + 3
+        weights = [0.5, 0.25][: len(after)]
+        assert found.later.reward[row] == pytest.approx(sum(w * n for w, n in zip(weights, after, strict=True)))
+        assert found.later.cost[row] == pytest.approx(sum(w * n / 4 for w, n in zip(weights, after, strict=True)))
+        assert found.later.calls[row] == sum(n % 4 == 3 for n in after), "a call that agreed is none"
+        assert found.later.discount[row] == 0.5 ** (1 + len(after))
+        assert found.reward[row] == first

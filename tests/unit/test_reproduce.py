@@ -162,6 +162,73 @@ def test_what_is_only_evaluated_otherwise_is_not_trained_again(
     assert Run.open(job.folder).experiment == job.experiment
 
 
+TRANSFER = """
+title = "Elsewhere"
+trained_in = "small"
+layout = "lines"
+seeds = [1]
+[[tasks]]
+name = "a slippery floor"
+experiment = "KEYDOOR"
+trained_on = "key and door"
+changes = { env = { options = { slip = 0.3 } } }
+[[methods]]
+name = "prices"
+family = "price"
+[[methods]]
+name = "oracle"
+family = "oracle"
+"""
+
+
+def elsewhere(tmp_path: Path, old: str = "", new: str = "") -> reproduce.Table:
+    text = TRANSFER.replace("KEYDOOR", str(ROOT / "experiments" / "keydoor.toml"))
+    (tmp_path / "elsewhere.toml").write_text(text.replace(old, new) if old else text)
+    return reproduce.load_table(tmp_path / "elsewhere.toml")
+
+
+def test_switchers_of_another_table_are_measured_without_training(
+    table: reproduce.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "runs" / "elsewhere"
+    (job,) = reproduce.jobs(elsewhere(tmp_path), here)
+    assert job.source == tmp_path / "runs" / "small" / "key-and-door-1"
+    assert job.experiment.env.options["slip"] == 0.3
+    assert job.experiment.seed == 1
+    with pytest.raises(RunError, match="`londi reproduce small` first"):
+        run(job)
+    fill(table, tmp_path / "runs" / "small")
+    commands: list[list[str]] = []
+
+    def started(command: list[str], **rest: Any) -> subprocess.CompletedProcess[str]:
+        commands.append(command[3:])
+        return subprocess.CompletedProcess(command, 0)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("londi.jobs.subprocess.run", started)
+        run(job)
+    source = str(here / "a-slippery-floor-1.toml")
+    assert commands == [["evaluate", str(job.source), "--on", source, "--folder", str(job.folder)]]
+    finish(job, [row("price 0.1", "price", 2, 0.8), row("disagreement oracle", "oracle", 2, 0.8)])
+    lines = published.markdown(reproduce.results(elsewhere(tmp_path), here))
+    assert "| a slippery floor | 40.0 % | 80.0 % | 100.0 % | 20.0 % | 0.900 | 0.900 | 0 |" in "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('trained_in = "small"', "", "'trained_on' names a task of a table"),
+        ('trained_in = "small"', 'trained_in = "smal"', "no table.*small"),
+        ('trained_on = "key and door"', 'trained_on = "door"', "trains no 'door' with seed 1"),
+        ("seeds = [1]", "seeds = [7]", "trains no 'key and door' with seed 7"),
+        ("seeds = [1]", 'seeds = [1]\n[states]\nx = "("', "states.x.*no regular expression"),
+    ],
+)
+def test_switchers_that_are_nowhere(table: reproduce.Table, tmp_path: Path, old: str, new: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        reproduce.jobs(elsewhere(tmp_path, old, new), tmp_path / "runs" / "elsewhere")
+
+
 def test_where_printed_numbers_differ() -> None:
     printed = {"a": [1.0, None], "b": {"c": 2, "seconds": 1}, "name": "x"}
     assert reproduce.differences(printed, {**printed, "b": {"c": 2, "seconds": 9}}, 1e-9) == []
@@ -206,6 +273,9 @@ def test_the_repositorys_tables_can_be_run_and_stand_on_their_page(path: Path) -
         page = (path.parent / spec.page).read_text(encoding="utf-8")
         stored = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         assert published.put(page, spec.name, published.markdown(stored)) == page
+        if spec.states:
+            states = published.states_markdown(stored["tasks"])
+            assert published.put(page, f"{spec.name} states", states) == page
 
 
 def test_the_printed_numbers_are_the_ones_that_a_fresh_run_finds(

@@ -66,6 +66,8 @@ def reproduce(
         return
     page = (source.parent / spec.page).resolve()
     text = published.put(page.read_text(encoding="utf-8"), spec.name, published.markdown(found))
+    if spec.states:
+        text = published.put(text, f"{spec.name} states", published.states_markdown(found["tasks"]))
     stored.write_text(jsonlib.dumps(found, indent=1) + "\n", encoding="utf-8")
     page.write_text(text, encoding="utf-8")
     picture = page.with_name(f"{page.stem}-{spec.name}.png")

@@ -7,8 +7,9 @@ Budget vector (LONDI-B for n = 0..N and no limit), with remaining budget x and c
 
 Price conditioned (LONDI for every c):  y(c) = r - c k g + gamma * max_g' Q(s', c),  c drawn afresh for each sample.
 k is what the call cost in `price_unit` of the price's measure: 1 where a price is for a call, as in the paper.
-Every stored transition is an exact sample for all of them. Actions of the maximum come from the online network,
-values from the averaged one (double DQN, arXiv 1509.06461); the averaged network is the one that acts.
+Every stored transition is an exact sample for all of them; one of several steps (`n_step`) is not, beyond its first.
+Actions of the maximum come from the online network, values from the averaged one (double DQN, arXiv 1509.06461); the
+averaged network is the one that acts.
 Problem statements: arXiv 2402.12061, eq. for J and section on LONDI-B.
 """
 
@@ -26,7 +27,7 @@ from torch.nn.functional import smooth_l1_loss
 
 from londi.errors import ConfigError
 from londi.learners.base import NetworkLearner, follow
-from londi.learners.replay import Replay, Transitions, forgetful
+from londi.learners.replay import Later, Replay, Transitions, forgetful
 from londi.switchers import answer
 from londi.switchers.base import budget_rows
 from londi.switchers.network import NETWORKS, BudgetNetwork, NetworkSwitcher, PriceNetwork
@@ -62,12 +63,17 @@ class DQNConfig:
     """Weight of the auxiliary loss: what would DEEPTHINK do? 0 switches it off."""
     text_dropout: float = 0.0
     """Share of the n-grams that are hidden from an update, others in each; in [0, 1)."""
+    n_step: int = 1
+    """Steps of a transition before the value of the state that it leads to; those after the first are taken as they
+    were played, whatever the budget or price would have made of them."""
     relabel: bool = True
     """Use each transition for every budget or price; False is the ablation: only the one it was made under."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.gamma <= 1 or not 0 < self.tau <= 1 or self.lr <= 0 or self.batch_size < 1:
             raise ConfigError("a learner needs 0 <= gamma <= 1, 0 < tau <= 1, lr > 0 and batch_size >= 1")
+        if self.n_step < 1:
+            raise ConfigError(f"n_step must be at least 1, not {self.n_step}")
         if not 0 <= self.text_dropout < 1:
             raise ConfigError(f"text_dropout must lie in [0, 1), not {self.text_dropout}")
         if not 0 < self.lowest_price <= self.highest_price or self.prices_per_sample < 1 or self.call_price < 0:
@@ -96,7 +102,7 @@ class DQNLearner(NetworkLearner):
 
     def update(self, replay: Replay) -> dict[str, float]:
         """Take one optimiser step on a replayed batch; return the losses."""
-        drawn = replay.sample(self.config.batch_size, self.rng)
+        drawn = replay.sample(self.config.batch_size, self.rng, self.config.n_step, self.config.gamma)
         batch = forgetful(drawn, self.config.text_dropout, self.network.shape.buckets, self.rng)
         value, disagree = self._losses(batch)
         self._minimise(value + self.config.disagree_weight * disagree)
@@ -107,8 +113,12 @@ class DQNLearner(NetworkLearner):
     def _losses(self, batch: Transitions) -> tuple[Tensor, Tensor]:
         called = torch.from_numpy(batch.called)
         agreed = torch.from_numpy(batch.agreed)
-        reward = torch.from_numpy(batch.reward)
-        going = self.config.gamma * torch.from_numpy(~batch.done).float()
+        reward, going = torch.from_numpy(batch.reward), torch.from_numpy(~batch.done).float()
+        if batch.later is None:
+            going = self.config.gamma * going
+        else:
+            reward = reward + torch.from_numpy(batch.later.reward)
+            going = torch.from_numpy(batch.later.discount) * going
         q, logits, quick, deep = self._targets(batch, reward, going)
         # q, quick, deep: (B, M, R, 2), (B, R), (B, R); what DEEPTHINK said too is a sample of not calling as well
         as_quick = (~called | agreed)[:, None].expand_as(quick) & torch.isfinite(quick)
@@ -134,6 +144,9 @@ class DQNLearner(NetworkLearner):
             following = tensors(batch.next_features)
             best = network(following)[0].argmax(-1, keepdim=True)
             value = self.average(following)[0].gather(-1, best)[..., 0]  # (B, N+2)
+            if batch.later is not None:
+                value = _with_less(value, torch.from_numpy(batch.later.calls))
+                reward = reward - self.config.call_price * self._cost(batch.later)[:, 0]
             after_call = value.roll(1, 1)
             after_call[:, -1] = value[:, -1]  # no limit stays no limit
             quick = reward[:, None] + going[:, None] * value
@@ -166,8 +179,17 @@ class DQNLearner(NetworkLearner):
             best = network(following, price)[0].argmax(-1, keepdim=True)
             value = self.average(following, price)[0].gather(-1, best)[..., 0]  # (B, P)
             quick = reward[:, None] + going[:, None] * value
+            if batch.later is not None:
+                quick = quick - price * self._cost(batch.later)
         return q, logits, quick, quick - price * self._cost(batch)
 
-    def _cost(self, batch: Transitions) -> Tensor:
-        """(B, 1) what each call cost, in units of the price."""
-        return torch.from_numpy(batch.cost / np.float32(self.config.price_unit))[:, None]
+    def _cost(self, steps: Transitions | Later) -> Tensor:
+        """(B, 1) what calls cost, in units of the price."""
+        return torch.from_numpy(steps.cost / np.float32(self.config.price_unit))[:, None]
+
+
+def _with_less(value: Tensor, calls: Tensor) -> Tensor:
+    """Return the values (B, N + 2) of budgets that `calls` (B,) take something of; NaN where they are too small."""
+    rows = torch.arange(value.shape[1] - 1)[None] - calls[:, None]
+    finite = value[:, :-1].gather(1, rows.clamp(min=0)).where(rows >= 0, torch.nan)
+    return torch.cat([finite, value[:, -1:]], 1)

@@ -18,8 +18,22 @@ from londi.encoders.base import Features
 
 
 @dataclass(frozen=True, slots=True)
+class Later:
+    """The steps of B n-step transitions after the first, in which the episode went on as it was played."""
+
+    reward: NDArray[np.float32]
+    """(B,) their rewards, discounted to the first step."""
+    cost: NDArray[np.float32]
+    """(B,) what their calls cost, discounted likewise."""
+    calls: NDArray[np.int64]
+    """(B,) calls among them in which DEEPTHINK did otherwise than QUICK had said: no smaller budget would get there."""
+    discount: NDArray[np.float32]
+    """(B,) of the value of the state after them, to the first step."""
+
+
+@dataclass(frozen=True, slots=True)
 class Transitions:
-    """A batch of B transitions (s, g, r, s', done)."""
+    """A batch of B transitions (s, g, r, s', done), of one step or of several."""
 
     features: Features
     next_features: Features
@@ -39,6 +53,8 @@ class Transitions:
     answer: NDArray[np.int16]
     """(B,) which of a closed set of actions DEEPTHINK took; -1 where there is no such set, or it was not called, and
     `londi.switchers.base.FAILED` where the call failed."""
+    later: Later | None = None
+    """The steps after the first, where a transition has more than one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +112,31 @@ class Replay:
         self._next = int((self._next + steps) % self.capacity)
         self._size = min(self.capacity, self._size + steps)
 
-    def sample(self, batch: int, rng: np.random.Generator) -> Transitions:
-        """Draw `batch` transitions uniformly, with replacement."""
+    def sample(self, batch: int, rng: np.random.Generator, steps: int = 1, gamma: float = 1.0) -> Transitions:
+        """Draw `batch` transitions uniformly, with replacement: of so many steps, fewer where the episode ends."""
         rows = rng.integers(self._size, size=batch)
         c = self._columns
-        rest = {name: c[name][rows] for name in _PLAIN}
-        return Transitions(self._features(rows), self._features((rows + 1) % self.capacity), **rest)
+        rest: dict[str, Any] = {name: c[name][rows] for name in _PLAIN}
+        if steps == 1:
+            return Transitions(self._features(rows), self._features((rows + 1) % self.capacity), **rest)
+        later, last = self._later(rows, steps, gamma)
+        rest["done"] = c["done"][last]
+        return Transitions(self._features(rows), self._features((last + 1) % self.capacity), **rest, later=later)
+
+    def _later(self, rows: NDArray[np.int64], steps: int, gamma: float) -> tuple[Later, NDArray[np.int64]]:
+        """What came after the steps at `rows`, and where the last of each n-step transition stands."""
+        c = self._columns
+        reward, cost = np.zeros(len(rows), np.float32), np.zeros(len(rows), np.float32)
+        calls, discount, last = np.zeros(len(rows), np.int64), np.full(len(rows), gamma, np.float32), rows
+        for _ in range(steps - 1):
+            going = ~c["done"][last]
+            last = np.where(going, (last + 1) % self.capacity, last)
+            weight = np.where(going, discount, np.float32(0))
+            reward += weight * c["reward"][last]
+            cost += weight * c["cost"][last]
+            calls += going & c["called"][last] & ~c["agreed"][last]
+            discount = np.where(going, discount * np.float32(gamma), discount)
+        return Later(reward, cost, calls, discount), last
 
     def _features(self, rows: NDArray[np.int64]) -> Features:
         c = self._columns
