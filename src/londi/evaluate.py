@@ -64,13 +64,18 @@ class _Worker:
         self.envs: list[TextEnv] = []
         self.memory = Memory()
 
-    def agent(self, policy: Policy, snapshot: int | None) -> Agent:
-        """Return the agent that plays a policy, as it was learned until then."""
+    def teams(self, policies: Sequence[Policy], snapshot: int | None) -> list[tuple[Agent, list[Policy]]]:
+        """Return agents, as they were learned until then, and the policies of each: what it is asked by budgets and
+        prices alone plays in step, so that the models are asked for more at once."""
         if snapshot not in self.switchers:
             self.switchers[snapshot] = self.run.load_switchers(snapshot)
-        kind: type[Agent] = OracleAgent if policy.kind == "oracle" else Agent
-        switcher = switcher_of(policy, self.switchers[snapshot])
-        return kind(self.quick, self.deepthink, self.encoder, switcher, self.experiment.env.prompt)
+        found: dict[tuple[type[Agent], Switcher], tuple[Agent, list[Policy]]] = {}
+        for policy in policies:
+            kind: type[Agent] = OracleAgent if policy.kind == "oracle" else Agent
+            switcher = switcher_of(policy, self.switchers[snapshot])
+            agent = kind(self.quick, self.deepthink, self.encoder, switcher, self.experiment.env.prompt)
+            found.setdefault((kind, switcher), (agent, []))[1].append(policy)
+        return list(found.values())
 
     def enter(self, phase: Phase) -> None:
         """Make the environments of a phase, and close those of another; forget what came of earlier episodes."""
@@ -81,14 +86,15 @@ class _Worker:
             made = make_envs(self.experiment, self.experiment.evaluate.num_envs, phase)
             self.phase, self.envs = phase, [RecallingEnv(e, self.memory) if e.reproducible else e for e in made]
 
-    def play(self, policy: Policy, first_seed: int, count: int, snapshot: int | None) -> Iterator[Episode]:
-        """Play episodes of a policy, in the order in which they finish."""
+    def play(self, agent: Agent, policies: Sequence[Policy], seeds: Sequence[int]) -> Iterator[Episode]:
+        """Play an agent's policies on these seeds, in the order in which episodes finish."""
         measure = self.experiment.evaluate.budget_measure
         jobs = [
-            Assignment(first_seed + i, policy.name, policy.budget, policy.price, budget_measure=measure)
-            for i in range(count)
+            Assignment(seed, policy.name, policy.budget, policy.price, budget_measure=measure)
+            for policy in policies
+            for seed in seeds
         ]
-        for episode, _ in rollout(self.envs, self.agent(policy, snapshot), jobs, self.experiment.env.id):
+        for episode, _ in rollout(self.envs, agent, jobs, self.experiment.env.id):
             yield episode
 
 
@@ -101,11 +107,16 @@ def _play(job: _Job) -> dict[str, tuple[list[Outcome], list[Episode]]]:
     """Play the job's seeds under each policy; return outcomes and kept episodes by name, in the order of seeds."""
     worker = _worker(job.run)
     worker.enter(job.phase)
-    results = {}
-    for policy in job.policies:
-        episodes = sorted(worker.play(policy, job.first_seed, job.count, job.snapshot), key=lambda e: e.seed)
-        outcomes = [_outcome(episode) for episode in episodes]
-        results[policy.name] = (outcomes, episodes if policy.name in job.keep else [])
+    seeds = range(job.first_seed, job.first_seed + job.count)
+    results: dict[str, tuple[list[Outcome], list[Episode]]] = {}
+    for agent, policies in worker.teams(job.policies, job.snapshot):
+        for policy in policies:
+            results[policy.name] = [], []
+        for episode in sorted(worker.play(agent, policies, seeds), key=lambda episode: episode.seed):
+            outcomes, episodes = results[episode.policy]
+            outcomes.append(_outcome(episode))
+            if episode.policy in job.keep:
+                episodes.append(episode)
     return results
 
 
