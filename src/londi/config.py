@@ -177,7 +177,8 @@ class TrainConfig:
     makes it call sooner, and prices weigh more against late success. .95 for episodes of 10 steps, .99 for 50."""
     n_step: int = 1
     """Steps of a transition before the value of the state that it leads to. With 1 it is exact for every budget and
-    price; more carry rewards back faster, and take the steps after the first as they were played."""
+    price; more carry rewards back faster, and take the steps after the first as they were played. Of `budget` and
+    `price` alone."""
     lr: float = 1e-3
     """Peak learning rate, falling to 5 %."""
     batch_size: int = 128

@@ -25,6 +25,7 @@ from londi.errors import RunError
 from londi.frontier import Outcome
 from londi.making import Phase, make_encoder, make_envs
 from londi.policies import DEEPTHINK, QUICK, Policy, baselines, capped_policies, learned_policies, switcher_of
+from londi.provenance import commit
 from londi.rollout import Assignment, rollout
 from londi.run import Run, write_text
 from londi.switchers import Switcher
@@ -218,7 +219,8 @@ def _curve(run: Run, pool: ProcessPoolExecutor | None, progress: Callable[[int],
 def evaluate(run: Run, progress: Callable[[int], None] = lambda plays: None) -> dict[str, Any]:
     """Evaluate a run, write `frontier.json` and `episodes/`, and return the frontier.
 
-    Raises `RunError` where nothing was trained. `progress` is told how many more episodes were played.
+    Raises `RunError` where nothing was trained, or where the run's config is changed meanwhile. `progress` is told how
+    many more episodes were played.
     """
     e = run.experiment.evaluate
     _check_features(run)  # before any process starts: complain here
@@ -239,6 +241,8 @@ def evaluate(run: Run, progress: Callable[[int], None] = lambda plays: None) -> 
         _worker.cache_clear()  # its environments may hold processes, and the run may be trained on before the next time
         if pool:
             pool.shutdown(cancel_futures=True)
+    if Run.open(run.path).experiment != run.experiment:
+        raise RunError(f"{run.path / 'config.toml'} was changed while it was evaluated: evaluate again")
     for file, name in (("chosen", shown), ("quick", "QUICK"), ("deepthink", "DEEPTHINK")):
         write_episodes(run.path / "episodes" / f"{file}.jsonl", kept[name][:KEPT_EPISODES])
     result = _frontier(run, selection, test, curve)
@@ -256,6 +260,7 @@ def _frontier(
     return {
         "schema": frontier.SCHEMA,
         "londi": version("londi"),
+        "commit": commit(Path(__file__).parent),
         "experiment": run.experiment.name,
         "env": run.experiment.env.id,
         "training_seed": run.experiment.seed,

@@ -33,41 +33,53 @@ class Job:
     method: str
     experiment: Experiment
     folder: Path
-    source: Path | None = None
-    """Run folder whose Switchers are measured in the experiment's environment, without training; None to train."""
+    source: Job | None = None
+    """The run whose Switchers are measured in the experiment's environment, without training; None to train."""
 
     @property
     def done(self) -> bool:
-        """Whether it is trained and evaluated, as the experiment is now."""
-        return (self.folder / "frontier.json").is_file() and Run.open(self.folder).experiment == self.experiment
+        """Whether it is trained, where it is to be, and evaluated, as the experiment is now."""
+        evaluated = (self.folder / "frontier.json").is_file()
+        return evaluated and _same(Run.open(self.folder).experiment, self.experiment)
 
-    def evaluate_anew(self) -> bool:
-        """Take over how the experiment is evaluated now, so that what was trained need not be trained again.
+    @property
+    def trained(self) -> bool:
+        """Whether the folder holds Switchers that were trained to the end, however they are evaluated.
 
-        Returns whether the folder then holds the experiment: not where it was trained otherwise.
+        Raises `RunError` where it holds another experiment.
         """
-        run = Run.open(self.folder)
-        if replace(run.experiment, evaluate=self.experiment.evaluate) != self.experiment:
+        if not (self.folder / "config.toml").is_file():
             return False
-        (self.folder / "frontier.json").unlink(missing_ok=True)  # first: it must not pass for the new evaluation's
-        write_text(self.folder / "config.toml", config.dump(self.experiment))
-        return True
+        if replace(Run.open(self.folder).experiment, evaluate=self.experiment.evaluate) != self.experiment:
+            raise RunError(f"{self.folder} is of another experiment (changed since?): remove it")
+        last = self.folder / "checkpoints" / "last.pt"
+        return last.is_file() and bool(load_checkpoint(last).get("done"))
+
+
+def _same(one: Experiment, other: Experiment) -> bool:
+    """Whether two experiments have the same results: they may be measured in more processes or larger batches."""
+    fast = replace(one.evaluate, processes=other.evaluate.processes, num_envs=other.evaluate.num_envs)
+    return replace(one, evaluate=fast) == other
 
 
 def run(job: Job) -> None:
-    """Train and evaluate in a process of its own, going on where an earlier one stopped.
+    """Train and evaluate in a process of its own, going on where an earlier one stopped; or measure what its source
+    trained.
 
-    Where only the experiment's evaluation has changed, that alone is done again. Raises `RunError` where the process
-    fails, naming its log, or where the folder holds another experiment.
+    Where only the experiment's evaluation has changed, that alone is done again, and the old one removed. Raises
+    `RunError` where the process fails, naming its log, where the folder holds another experiment, or where the source
+    is not trained.
     """
     if job.done:
         return
     job.folder.parent.mkdir(parents=True, exist_ok=True)
     source, log = (job.folder.with_name(f"{job.folder.name}.{suffix}") for suffix in ("toml", "log"))
-    if (job.folder / "config.toml").is_file() and not job.evaluate_anew():
-        raise RunError(f"{job.folder} is of another experiment (changed since?): remove it")
+    commands = _commands(job, source)
+    if (job.folder / "config.toml").is_file():
+        (job.folder / "frontier.json").unlink(missing_ok=True)  # first: it must not pass for the new evaluation's
+        write_text(job.folder / "config.toml", config.dump(job.experiment))
     write_text(source, config.dump(job.experiment))
-    for command in _commands(job, source):
+    for command in commands:
         with log.open("a", encoding="utf-8") as file:
             ended = subprocess.run(
                 [sys.executable, "-m", "londi.cli", *command], stdout=file, stderr=file, stdin=subprocess.DEVNULL
@@ -78,14 +90,16 @@ def run(job: Job) -> None:
 
 def _commands(job: Job, source: Path) -> list[list[str]]:
     """What is to be done of the experiment that `source` holds."""
+    trained = job.trained
     if job.source:
-        if not (job.source / "config.toml").is_file():
-            raise RunError(f"{job.source} is not trained: `londi reproduce {job.source.parent.name}` first")
-        return [["evaluate", str(job.source), "--on", str(source), "--folder", str(job.folder)]]
-    last = job.folder / "checkpoints" / "last.pt"
-    trained = last.is_file() and load_checkpoint(last).get("done")
+        if not job.source.trained:
+            raise RunError(
+                f"{job.source.folder} is not trained: `londi reproduce` the table that trains it first, with the same "
+                "--folder and --quick"
+            )
+        return [["evaluate", str(job.source.folder), "--on", str(source), "--folder", str(job.folder)]]
     commands = [["train", str(source), "--run", str(job.folder)], ["evaluate", str(job.folder)]]
-    return commands[bool(trained) :]
+    return commands[trained:]
 
 
 def run_all(todo: Sequence[Job], processes: int, progress: Callable[[], None]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from londi import frontier, plots
+from londi import frontier, plots, where
 from londi.errors import ConfigError
 
 _LINES = {
@@ -20,8 +20,11 @@ _LINES = {
 """Families with a line: colour, marker, dash, width."""
 
 
-def markdown(result: Mapping[str, Any]) -> list[str]:
-    """Return the lines of a result: a table for each task or one of all, and the statistics over all of them."""
+def markdown(result: Mapping[str, Any], layout: str = "tasks") -> list[str]:
+    """Return the lines of a result, and the statistics over all tasks.
+
+    `layout` is "tasks" for a table for each task, or "lines" for one table with a line for each.
+    """
     seeds = result["seeds"]
     several = f"s {', '.join(map(str, seeds))}" if len(seeds) > 1 else f" {seeds[0]}"
     spread = (
@@ -31,16 +34,13 @@ def markdown(result: Mapping[str, Any]) -> list[str]:
     )
     played = f"{result['episodes']} test episodes of each policy, the same for all."
     lines = [f"Training seed{several}; {played}{spread}", ""]
-    if result.get("layout") == "lines":
-        lines += _lines(result["tasks"])
-    else:
-        lines += _tables(result["tasks"])
+    lines += _one_table(result["tasks"]) if layout == "lines" else _tables(result["tasks"])
     if len(seeds) > 1:
         lines += [*_overall(result), ""]
     return [*lines, _made(result["made"])] if "made" in result else lines[:-1]
 
 
-def _lines(tasks: Mapping[str, Any]) -> list[str]:
+def _one_table(tasks: Mapping[str, Any]) -> list[str]:
     """One table with a line for each task, in which the first method's choice stands beside the areas of all."""
     methods = list(next(iter(tasks.values()))["methods"])
     lines = [
@@ -84,13 +84,18 @@ def _tables(tasks: Mapping[str, Any]) -> list[str]:
 
 def _made(environment: Mapping[str, Any]) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
-    commit, machine = environment["commit"], environment["machine"]
-    changed = ", changed" if commit and commit.endswith("-dirty") else ""
-    at = f" at commit {commit[:10]}{changed}" if commit else ""
+    machine = environment["machine"]
+    known = {what: commits for what, commits in environment.get("commits", {}).items() if commits != ["unknown"]}
+    at = [f"{what} at {_commits(commits)}" for what, commits in known.items()]
     return (
-        f"Made with {packages}{at}, Python {environment['python']}; {machine['system']}, {machine['processor']}, "
-        f"{machine['cpus']} CPUs."
+        f"Made with {packages}, Python {environment['python']}; {machine['system']}, {machine['processor']}, "
+        f"{machine['cpus']} CPUs{'; ' if at else ''}{', '.join(at)}."
     )
+
+
+def _commits(commits: Sequence[str]) -> str:
+    short = [commit[:10] + ", changed" * commit.endswith("-dirty") for commit in commits]
+    return f"commit{'s' * (len(short) > 1)} {' and '.join(short)}"
 
 
 def _overall(result: Mapping[str, Any]) -> list[str]:
@@ -109,16 +114,29 @@ def _overall(result: Mapping[str, Any]) -> list[str]:
 
 def states_markdown(tasks: Mapping[str, Any]) -> list[str]:
     """Return the lines of a table of where the chosen policies call, a column for each task."""
-    lines = [f"| | {' | '.join(tasks)} |", f"|---|{'---:|' * len(tasks)}"]
-    rows = [found["states"] for found in tasks.values()]
-    for same in zip(*rows, strict=True):
-        cells = [f"{_part(row['calls'], row['steps'])} / {_part(row['differ'], row['steps'])}" for row in same]
-        lines.append(f"| {same[0]['label']} | {' | '.join(cells)} |")
+    lines = [
+        "Share of the steps of a kind in which DEEPTHINK is called / in which the models differ; over all seeds.",
+        "",
+        f"| | {' | '.join(tasks)} |",
+        f"|---|{'---:|' * len(tasks)}",
+    ]
+    each = [found["states"]["rows"] for found in tasks.values()]
+    for same in (rows for rows in zip(*each, strict=True) if any(row["steps"] for row in rows)):
+        label = same[0]["label"]
+        cells = [_part(row["calls"], row["steps"]) for row in same]
+        if label not in (where.DIFFER, where.AGREE):
+            cells = [f"{own} / {_part(row['differ'], row['steps'])}" for own, row in zip(cells, same, strict=True)]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
     changed = []
-    for own in rows:
-        named = {row["label"]: row for row in own}
-        changed.append(_part(named["QUICK would err"]["calls"], named["all steps"]["calls"]))
-    return [*lines, f"| calls that change what is done | {' | '.join(changed)} |"]
+    for rows in each:
+        calls = {row["label"]: row["calls"] for row in rows}
+        changed.append(_part(calls[where.DIFFER], calls[where.ALL]))
+    policies = [", ".join(dict.fromkeys(found["states"]["policies"])) for found in tasks.values()]
+    return [
+        *lines,
+        f"| calls that change what is done | {' | '.join(changed)} |",
+        f"| policy chosen | {' | '.join(policies)} |",
+    ]
 
 
 def _part(count: int, total: int) -> str:
@@ -147,7 +165,10 @@ def _kept(choices: Sequence[Mapping[str, Any] | None], key: str) -> str:
 
 
 def put(page: str, name: str, lines: Sequence[str]) -> str:
-    """Return the page with these lines between its two comments of that name; raises `ConfigError` without them."""
+    """Return the page with these lines between its two comments of that name; raises `ConfigError` without them.
+
+    The comments are `<!-- NAME: written by londi reproduce -->` and `<!-- end of NAME -->`.
+    """
     begin, end = f"<!-- {name}: written by londi reproduce -->", f"<!-- end of {name} -->"
     before, found, rest = page.partition(begin)
     _, closed, after = rest.partition(end)

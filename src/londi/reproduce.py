@@ -7,7 +7,6 @@ runs of their own), training seeds. What was run is kept, so that an interrupted
 from __future__ import annotations
 
 import json
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,7 @@ from londi.config import Experiment
 from londi.errors import ConfigError, RunError
 from londi.jobs import Job, merged
 from londi.run import Run, load_checkpoint
-from londi.where import where
+from londi.where import COUNTS, check_kinds, count_calls
 
 SCHEMA = 1
 KEPT = (0.99, 0.95)
@@ -118,11 +117,12 @@ def load_table(path: Path) -> Table:
     for what, names in (("task", [t.name for t in table.tasks]), ("method", [m.name for m in table.methods])):
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"{path}: name at least one {what}, and each once")
-    for label, pattern in table.states.items():
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ConfigError(f"{path}: 'states.{label}' is no regular expression: {error}") from error
+    if table.trained_in:
+        if any(method.runs for method in table.methods) or table.changes.keys() & {"train", "switcher"}:
+            raise ConfigError(f"{path}: nothing is trained with 'trained_in': leave out runs, train and switcher")
+    elif any(task.trained_on for task in table.tasks):
+        raise ConfigError(f"{path}: 'trained_on' names a task of a table: say which in 'trained_in'")
+    check_kinds(table.states, str(path))
     if not table.seeds or len(set(table.seeds)) < len(table.seeds):
         raise ConfigError(f"{path}: name at least one seed, and each once")
     return table
@@ -148,29 +148,27 @@ def jobs(table: Table, folder: Path, quick: bool = False) -> list[Job]:
                 experiment = replace(table.experiment(task, changes, quick), seed=seed)
                 if not rules:
                     experiment = replace(experiment, evaluate=replace(experiment.evaluate, **_NO_RULES))
-                source = sources[task.trained_on, seed] if task.trained_on else None
+                source = sources.get((task.trained_on, seed))
                 if source:
                     learned = source.experiment
                     experiment = replace(experiment, train=learned.train, switcher=learned.switcher)
                 name = "-".join("".join(c if c.isalnum() else "-" for c in part) for part in (task.name, kind) if part)
-                found.append(
-                    Job(task.name, kind, experiment, folder / f"{name}-{seed}", source.folder if source else None)
-                )
+                found.append(Job(task.name, kind, experiment, folder / f"{name}-{seed}", source))
     return sorted(found, key=lambda job: bool(job.method))
 
 
 def _sources(table: Table, folder: Path, quick: bool) -> dict[tuple[str, int], Job]:
     """The runs, by task and seed, whose Switchers a table measures."""
     if not table.trained_in:
-        if any(task.trained_on for task in table.tasks):
-            raise ConfigError(f"{table.path}: 'trained_on' names a task of a table: say which in 'trained_in'")
         return {}
     other = load_table(table.path.with_name(f"{table.trained_in}.toml"))
+    if other.trained_in:
+        raise ConfigError(f"{table.path}: 'trained_in' must name a table that trains, and {other.path} trains nothing")
     every = jobs(other, folder.with_name(other.name + "-quick" * quick), quick)
     found = {(job.task, job.experiment.seed): job for job in every if not job.method}
     for task in table.tasks:
         for seed in table.seeds[:1] if quick else table.seeds:
-            if task.trained_on and (task.trained_on, seed) not in found:
+            if (task.trained_on, seed) not in found:
                 raise ConfigError(
                     f"{table.path}: task '{task.name}': {other.path} trains no '{task.trained_on}' with seed {seed}"
                 )
@@ -204,26 +202,34 @@ def results(table: Table, folder: Path, quick: bool = False) -> dict[str, Any]:
         if table.states:
             found[task.name]["states"] = _states([job for job in own if not job.method], table.states)
     overall = _overall(found, [method.name for method in table.methods])
-    head = {"schema": SCHEMA, "table": table.name, "title": table.title, "layout": table.layout, "quick": quick}
+    head = {"schema": SCHEMA, "table": table.name, "title": table.title, "quick": quick}
     seeds = list(table.seeds[:1] if quick else table.seeds)
     episodes = jobs(table, folder, quick)[0].experiment.evaluate.episodes
-    made = json.loads((every[0].folder / "environment.json").read_text(encoding="utf-8"))
+    made = json.loads((every[0].folder / "environment.json").read_text(encoding="utf-8")) | {"commits": _commits(every)}
     return {**head, "seeds": seeds, "episodes": episodes, "made": made, "tasks": found, "overall": overall}
 
 
-def _states(common: Sequence[Job], kinds: Mapping[str, str]) -> list[dict[str, Any]]:
+def _commits(every: Sequence[Job]) -> dict[str, list[str]]:
+    """The commits with which the runs were trained and evaluated; none of an installed package."""
+    made = [json.loads(((job.source or job).folder / "environment.json").read_text(encoding="utf-8")) for job in every]
+    measured = [json.loads((job.folder / "frontier.json").read_text(encoding="utf-8")) for job in every]
+    both = {"trained": made, "evaluated": measured}
+    return {name: sorted({str(one.get("commit") or "unknown") for one in ones}) for name, ones in both.items()}
+
+
+def _states(common: Sequence[Job], kinds: Mapping[str, str]) -> dict[str, Any]:
     """Where the chosen policies of all seeds call."""
-    each = [where(Run.open(job.folder), kinds) for job in common]
-    counts = ("steps", "calls", "differ")
-    return [
-        {"label": same[0]["label"], **{count: sum(row[count] for row in same) for count in counts}}
-        for same in zip(*each, strict=True)
+    each = [count_calls(Run.open(job.folder), kinds) for job in common]
+    rows = [
+        {"label": same[0]["label"], **{count: sum(row[count] for row in same) for count in COUNTS}}
+        for same in zip(*(one["rows"] for one in each), strict=True)
     ]
+    return {"policies": [one["policy"] for one in each], "rows": rows}
 
 
 def _read(job: Job) -> dict[str, Any]:
     data: dict[str, Any] = json.loads((job.folder / "frontier.json").read_text(encoding="utf-8"))
-    trained = (job.source or job.folder) / "checkpoints" / "last.pt"
+    trained = (job.source or job).folder / "checkpoints" / "last.pt"
     data["seconds"] = float(load_checkpoint(trained)["seconds"])
     return data
 

@@ -1,4 +1,4 @@
-"""Where a Switcher calls: how often in which states, and how often where QUICK would do otherwise than DEEPTHINK.
+"""Where a Switcher calls: in which kinds of state how often, and how often the two models differ there.
 
 Reads the stored episodes of the policy that evaluation chose, and asks DEEPTHINK about the steps that it was not called
 in: afterwards, so that nothing is decided by it.
@@ -6,6 +6,8 @@ in: afterwards, so that nothing is decided by it.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, pairwise
@@ -14,45 +16,72 @@ from typing import Any
 from londi import lms
 from londi.agent import ask
 from londi.episode import Episode, Step, read_episodes
+from londi.errors import ConfigError
 from londi.making import make_envs
-from londi.run import Run
+from londi.run import Run, write_text
 
+ALL, DIFFER, AGREE = "all steps", "the models differ", "they agree"
+COUNTS = ("steps", "calls", "differ")
 _BATCH = 256
 _WORD = re.compile(r"[^\W_]+")
+_COMMON = frozenset(
+    ["a", "an", "and", "at", "first", "in", "into", "next", "of", "on", "or", "the", "then", "to", "with"]
+)
 State = Callable[[Episode, Step, bool], bool]
 """Whether a step (of an episode, its text seen before) is of a kind."""
 
+_STATES: dict[str, State] = {
+    "the text names the goal's thing": lambda episode, step, seen: _names(step.observation, episode.goal),
+    "it does not": lambda episode, step, seen: not _names(step.observation, episode.goal),
+    "the text is new in its episode": lambda episode, step, seen: not seen,
+    "it was seen before": lambda episode, step, seen: seen,
+}
 
-def where(run: Run, kinds: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Return for each kind of state its `label`, its `steps`, the `calls` in them, and the steps in which the models
-    `differ`, over all steps at which the budget permitted a call.
+
+def check_kinds(kinds: Mapping[str, str], source: str) -> None:
+    """Raise `ConfigError` for a label that is taken, and for what is no regular expression."""
+    for label, pattern in kinds.items():
+        if label in (ALL, DIFFER, AGREE, *_STATES):
+            raise ConfigError(f"{source}: 'states.{label}' is counted anyway: choose another label")
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(f"{source}: 'states.{label}' is no regular expression: {error}") from error
+
+
+def count_calls(run: Run, kinds: Mapping[str, str]) -> dict[str, Any]:
+    """Return the `policy` that evaluation chose, and `rows`: for each kind of state its `label`, its `steps`, the
+    `calls` in them, and the steps in which the models `differ`, of all steps at which the budget permitted a call and
+    DEEPTHINK did not fail.
 
     `kinds` are regular expressions of the observation, by label; added to them are whether the models differ, whether
-    the text shows the goal's thing (a pair of neighbouring words of it), and whether it is new in its episode. Raises
-    `RunError` where the run was not evaluated.
+    the text names the goal's thing (has two neighbouring words of it, neither a common one), and whether it is new in
+    its episode. Kept in the run's `states.json` until the episodes or the kinds change. Raises `RunError` where the run
+    was not evaluated.
     """
-    episodes = list(read_episodes(run.path / "episodes" / "chosen.jsonl"))
+    chosen = run.path / "episodes" / "chosen.jsonl"
+    episodes = list(read_episodes(chosen))
+    of = {"kinds": dict(kinds), "episodes": hashlib.sha256(chosen.read_bytes()).hexdigest()}
+    kept = run.path / "states.json"
+    stored: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    if stored.get("of") != of:
+        stored = {"of": of, "policy": episodes[0].policy, "rows": _rows(run, episodes, kinds)}
+        write_text(kept, json.dumps(stored, indent=1) + "\n")
+    return {"policy": stored["policy"], "rows": stored["rows"]}
+
+
+def _rows(run: Run, episodes: Sequence[Episode], kinds: Mapping[str, str]) -> list[dict[str, Any]]:
     steps = [(episode, step, seen) for episode in episodes for step, seen in _steps(episode) if step.remaining != 0]
-    differ = _differ(run, [step for _, step, _ in steps])
-    states: dict[str, State] = {
-        "the goal's thing is in view": lambda episode, step, seen: _shows(step.observation, episode.goal),
-        "it is not": lambda episode, step, seen: not _shows(step.observation, episode.goal),
-        **{label: _matches(pattern) for label, pattern in kinds.items()},
-        "the text is new in its episode": lambda episode, step, seen: not seen,
-        "the text was seen before": lambda episode, step, seen: seen,
-    }
-    rows = [("all steps", [True] * len(steps)), ("QUICK would err", differ)]
-    rows += [("QUICK would do as DEEPTHINK", [not each for each in differ])]
-    rows += [(label, [holds(*each) for each in steps]) for label, holds in states.items()]
-    return [_row(label, chosen, steps, differ) for label, chosen in rows]
+    found = _differ(run, [step for _, step, _ in steps])
+    known = [(each, differ) for each, differ in zip(steps, found, strict=True) if differ is not None]
+    rows = [_row(ALL, known), _row(DIFFER, [k for k in known if k[1]]), _row(AGREE, [k for k in known if not k[1]])]
+    named = _STATES | {label: _matches(pattern) for label, pattern in kinds.items()}
+    return rows + [_row(label, [k for k in known if holds(*k[0])]) for label, holds in named.items()]
 
 
-def _row(
-    label: str, chosen: Sequence[bool], steps: Sequence[tuple[Episode, Step, bool]], differ: Sequence[bool]
-) -> dict[str, Any]:
-    own = [(step.called, other) for (_, step, _), other, in_it in zip(steps, differ, chosen, strict=True) if in_it]
-    calls, others = (sum(column) for column in zip(*own, strict=True)) if own else (0, 0)
-    return {"label": label, "steps": len(own), "calls": calls, "differ": others}
+def _row(label: str, steps: Sequence[tuple[tuple[Episode, Step, bool], bool]]) -> dict[str, Any]:
+    calls, differ = sum(step.called for (_, step, _), _ in steps), sum(other for _, other in steps)
+    return {"label": label, "steps": len(steps), "calls": calls, "differ": differ}
 
 
 def _steps(episode: Episode) -> list[tuple[Step, bool]]:
@@ -69,26 +98,23 @@ def _matches(pattern: str) -> State:
     return lambda episode, step, seen: re.search(pattern, step.observation) is not None
 
 
-def _shows(observation: str, goal: str) -> bool:
-    """Whether a text has two neighbouring words of a goal beside each other."""
+def _names(observation: str, goal: str) -> bool:
+    """Whether a text has two neighbouring words of a goal beside each other, neither a common one."""
     words = [_WORD.findall(text.lower()) for text in (goal, observation)]
-    return not set(pairwise(words[0])).isdisjoint(pairwise(words[1]))
+    things = {pair for pair in pairwise(words[0]) if _COMMON.isdisjoint(pair)}
+    return not things.isdisjoint(pairwise(words[1]))
 
 
-def _differ(run: Run, steps: Sequence[Step]) -> list[bool]:
-    """Whether DEEPTHINK does otherwise than QUICK, in each step."""
-    deepthink = lms.load_pair(run.experiment.quick, run.experiment.deepthink)[1]
+def _differ(run: Run, steps: Sequence[Step]) -> list[bool | None]:
+    """Whether DEEPTHINK does otherwise than QUICK, in each step; None where it fails."""
     (env,) = make_envs(run.experiment, 1, "test")
     admissible = env.admissible
     env.close()
-    prompts = list(dict.fromkeys(step.prompt for step in steps if not _answered(step)))
+    said = {step.prompt: step.deepthink for step in steps if step.deepthink}
+    prompts = list(dict.fromkeys(step.prompt for step in steps if step.prompt not in said))
+    deepthink = lms.load(run.experiment.deepthink)
     batches = (prompts[start : start + _BATCH] for start in range(0, len(prompts), _BATCH))
-    said = dict(zip(prompts, chain.from_iterable(ask(deepthink, batch, admissible) for batch in batches), strict=True))
-    return [
-        (step.deepthink.action if _answered(step) and step.deepthink else said[step.prompt].action) != step.quick.action
-        for step in steps
-    ]
-
-
-def _answered(step: Step) -> bool:
-    return step.deepthink is not None and not step.deepthink.error
+    asked = chain.from_iterable(ask(deepthink, batch, admissible) for batch in batches)
+    answers = {prompt: (reply.error, reply.action) for prompt, reply in said.items()}
+    answers |= {prompt: (each.error, each.action) for prompt, each in zip(prompts, asked, strict=True)}
+    return [None if answers[s.prompt][0] else answers[s.prompt][1] != s.quick.action for s in steps]

@@ -15,6 +15,7 @@ from minigrid.core.world_object import Ball, Box, Door, Key, Wall
 from londi.cloning.babyai.demos import ReadableBot
 from londi.envs import TextEnv, ids, make
 from londi.envs.babyai import ACTIONS, KINDS, BabyAITextEnv, TaskLevel, levels, place
+from londi.envs.recall import Memory, RecallingEnv
 from londi.errors import ConfigError, EnvError, EpisodeOverError
 
 IDS = [
@@ -53,6 +54,18 @@ class TestContract:
         roll(other, 4, actions_of(env, 1))  # a past must not leak into the next episode
         assert first == roll(other, 3, actions_of(env, 0))
         assert first == roll(env, 3, actions_of(env, 0))
+
+    def test_remembering_makes_no_difference(self, env_id: str) -> None:
+        plain, memory = make(env_id), Memory()
+        assert plain.reproducible
+        recalling = [RecallingEnv(make(env_id), memory) for _ in range(2)]
+        rng = np.random.default_rng(0)
+        actions = actions_of(plain, 0, 60)
+        for i in range(20):
+            shared = int(rng.integers(30))
+            mine = [*actions[:shared], *map(str, rng.permutation(actions[shared:])), "dance"]
+            assert roll(recalling[i % 2], i % 3, mine) == roll(plain, i % 3, mine)
+            assert recalling[i % 2].settings == plain.settings
 
     def test_seeds_differ(self, env_id: str) -> None:
         env = make(env_id)

@@ -222,29 +222,56 @@ def test_price_targets_of_several_steps_charge_all_calls() -> None:
     assert torch.allclose(quick, reward[:, None] - paid)
 
 
-@pytest.mark.parametrize("kind", ["budget", "price"])
-def test_one_step_is_what_it_was_and_several_can_be_learned_from(kind: str) -> None:
-    replay = Replay(64)
-    rng = np.random.default_rng(0)
-    for _ in range(6):
-        ones = np.ones(6, np.float32)
+def stored(lengths: list[int]) -> Replay:
+    replay, rng = Replay(64), np.random.default_rng(0)
+    for steps in lengths:
+        ones = np.ones(steps, np.float32)
         replay.add(
             Trajectory(
-                features(6),
-                called=rng.random(6) < 0.5,
-                agreed=np.zeros(6, bool),
-                reward=rng.random(6).astype(np.float32),
+                features(steps, int(rng.integers(1000))),
+                called=rng.random(steps) < 0.5,
+                agreed=np.zeros(steps, bool),
+                reward=rng.random(steps).astype(np.float32),
                 remaining=ones,
                 price=ones,
                 cost=ones,
-                answer=np.full(6, -1, np.int16),
+                answer=np.full(steps, -1, np.int16),
             )
         )
-    data = replay.sample(16, np.random.default_rng(1), steps=3, gamma=0.9)
-    with pytest.raises(ConfigError, match="n_step"):
-        learner(kind, n_step=0)
+    return replay
+
+
+@pytest.mark.parametrize("kind", ["budget", "price"])
+def test_of_episodes_of_one_step_three_are_one(kind: str) -> None:
+    agents = [learner(kind, gamma=0.9, n_step=n) for n in (1, 3)]
+    losses = [[agent.update(stored([1] * 20)) for _ in range(5)] for agent in agents]
+    assert losses[0] == losses[1]
+    longer = [agent.update(stored([5] * 4)) for agent in agents]
+    assert longer[0] != longer[1]
+
+
+@pytest.mark.parametrize("kind", ["budget", "price"])
+def test_what_follows_several_steps_is_discounted_and_what_ends_is_not_followed(kind: str) -> None:
+    """The loss takes later rewards and the discount from the transition: checked by asking for the targets it makes."""
     agent = learner(kind, gamma=0.9, n_step=3)
-    value, _ = agent._losses(data)
-    assert torch.isfinite(value)
-    losses = [agent.update(replay)["loss"] for _ in range(30)]
-    assert np.isfinite(losses).all()
+    data = stored([6] * 5).sample(16, np.random.default_rng(1), steps=3, gamma=0.9)
+    assert data.later is not None
+    asked: list[tuple[torch.Tensor, torch.Tensor]] = []
+    inner = agent._targets
+
+    def keep(taken: Transitions, reward: torch.Tensor, going: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        asked.append((reward, going))
+        return inner(taken, reward, going)
+
+    setattr(agent, inner.__name__, keep)
+    agent._losses(data)
+    reward, going = asked[0]
+    assert torch.allclose(reward, torch.from_numpy(data.reward + data.later.reward))
+    assert torch.allclose(going, torch.where(torch.from_numpy(data.done), 0.0, 0.9**3))
+    assert data.done.any()
+    assert not data.done.all()
+
+
+def test_a_transition_has_at_least_one_step() -> None:
+    with pytest.raises(ConfigError, match="n_step"):
+        learner("price", n_step=0)

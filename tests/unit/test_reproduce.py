@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -137,6 +138,8 @@ def test_runs_that_are_missing_or_of_another_table(table: reproduce.Table, tmp_p
     with pytest.raises(RunError, match="not run yet: key-and-door-0"):
         reproduce.results(table, tmp_path)
     fill(table, tmp_path)
+    faster = replace(table, changes={"evaluate": {"episodes": 40, "processes": 7, "num_envs": 9}})
+    assert all(job.done for job in reproduce.jobs(faster, tmp_path)), "the results do not depend on these"
     changed = replace(table, changes={"evaluate": {"episodes": 40}, "train": {"gamma": 0.5}})
     assert not any(job.done for job in reproduce.jobs(changed, tmp_path))
     with pytest.raises(RunError, match="another experiment"):
@@ -192,12 +195,17 @@ def test_switchers_of_another_table_are_measured_without_training(
 ) -> None:
     here = tmp_path / "runs" / "elsewhere"
     (job,) = reproduce.jobs(elsewhere(tmp_path), here)
-    assert job.source == tmp_path / "runs" / "small" / "key-and-door-1"
+    assert job.source
+    assert job.source.folder == tmp_path / "runs" / "small" / "key-and-door-1"
     assert job.experiment.env.options["slip"] == 0.3
     assert job.experiment.seed == 1
-    with pytest.raises(RunError, match="`londi reproduce small` first"):
+    with pytest.raises(RunError, match="key-and-door-1 is not trained"):
         run(job)
     fill(table, tmp_path / "runs" / "small")
+    save_checkpoint(job.source.folder / "checkpoints" / "last.pt", {"seconds": 3.0, "done": False})
+    with pytest.raises(RunError, match="key-and-door-1 is not trained"):
+        run(job)
+    save_checkpoint(job.source.folder / "checkpoints" / "last.pt", {"seconds": 3.0, "done": True})
     commands: list[list[str]] = []
 
     def started(command: list[str], **rest: Any) -> subprocess.CompletedProcess[str]:
@@ -208,9 +216,9 @@ def test_switchers_of_another_table_are_measured_without_training(
         patched.setattr("londi.jobs.subprocess.run", started)
         run(job)
     source = str(here / "a-slippery-floor-1.toml")
-    assert commands == [["evaluate", str(job.source), "--on", source, "--folder", str(job.folder)]]
+    assert commands == [["evaluate", str(job.source.folder), "--on", source, "--folder", str(job.folder)]]
     finish(job, [row("price 0.1", "price", 2, 0.8), row("disagreement oracle", "oracle", 2, 0.8)])
-    lines = published.markdown(reproduce.results(elsewhere(tmp_path), here))
+    lines = published.markdown(reproduce.results(elsewhere(tmp_path), here), "lines")
     assert "| a slippery floor | 40.0 % | 80.0 % | 100.0 % | 20.0 % | 0.900 | 0.900 | 0 |" in "\n".join(lines)
 
 
@@ -219,6 +227,10 @@ def test_switchers_of_another_table_are_measured_without_training(
     [
         ('trained_in = "small"', "", "'trained_on' names a task of a table"),
         ('trained_in = "small"', 'trained_in = "smal"', "no table.*small"),
+        ('trained_in = "small"', 'trained_in = "elsewhere"', "must name a table that trains"),
+        ("seeds = [1]", "seeds = [1]\nchanges.train.gamma = 0.5", "leave out runs, train and switcher"),
+        ('family = "oracle"', 'family = "oracle"\nruns = [{}]', "leave out runs, train and switcher"),
+        ('trained_on = "key and door"', "", "trains no ''"),
         ('trained_on = "key and door"', 'trained_on = "door"', "trains no 'door' with seed 1"),
         ("seeds = [1]", "seeds = [7]", "trains no 'key and door' with seed 7"),
         ("seeds = [1]", 'seeds = [1]\n[states]\nx = "("', "states.x.*no regular expression"),
@@ -272,7 +284,7 @@ def test_the_repositorys_tables_can_be_run_and_stand_on_their_page(path: Path) -
     if spec.page:
         page = (path.parent / spec.page).read_text(encoding="utf-8")
         stored = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        assert published.put(page, spec.name, published.markdown(stored)) == page
+        assert published.put(page, spec.name, published.markdown(stored, spec.layout)) == page
         if spec.states:
             states = published.states_markdown(stored["tasks"])
             assert published.put(page, f"{spec.name} states", states) == page
@@ -285,11 +297,29 @@ def test_the_printed_numbers_are_the_ones_that_a_fresh_run_finds(
     main(["reproduce", str(table), "--check", "--folder", str(tmp_path / "runs"), "--tolerance", "0.02"])
     assert "are the ones found" in capsys.readouterr().err
     copy = tmp_path / "smallest.toml"
-    copy.write_text(table.read_text().replace("../keydoor.toml", str(ROOT / "experiments" / "keydoor.toml")))
+    text = table.read_text().replace("../keydoor.toml", str(ROOT / "experiments" / "keydoor.toml"))
+    copy.write_text(text)
     stored = json.loads(table.with_suffix(".json").read_text())
     stored["tasks"]["key and door"]["methods"]["learned prices"]["hypervolume"][0] += 0.1
     copy.with_suffix(".json").write_text(json.dumps(stored))
+    runs = str(tmp_path / "runs")
     with pytest.raises(SystemExit) as ended:  # the runs are there: this takes no time
-        main(["reproduce", str(copy), "--check", "--folder", str(tmp_path / "runs"), "--tolerance", "0.02"])
+        main(["reproduce", str(copy), "--check", "--folder", runs, "--tolerance", "0.02"])
     assert ended.value.code == 1
     assert "learned prices/hypervolume/0: printed" in capsys.readouterr().err
+
+    copy.write_text(re.sub("page = .*", "", text).replace("[quick.train]", '[states]\n"a key" = "key"\n[quick.train]'))
+    main(["reproduce", str(copy), "--folder", runs])
+    said = capsys.readouterr().out
+    assert "| calls that change what is done |" in said
+    assert "| a key |" in said
+
+    other = tmp_path / "elsewhere.toml"
+    changed = TRANSFER.replace("KEYDOOR", str(ROOT / "experiments" / "keydoor.toml")).replace('"small"', '"smallest"')
+    few = "[changes.evaluate]\nepisodes = 20\nselection_episodes = 20\nprocesses = 1\n[[tasks]]"
+    other.write_text(changed.replace("seeds = [1]", "seeds = [0]").replace("[[tasks]]", few, 1))
+    for _ in range(2):  # the second time there is nothing left to do
+        main(["reproduce", str(other), "--folder", runs, "--json"])
+        found = json.loads(capsys.readouterr().out)["tasks"]["a slippery floor"]
+        assert found["models"]["DEEPTHINK"]["calls"] > stored["tasks"]["key and door"]["models"]["DEEPTHINK"]["calls"]
+        assert found["methods"]["prices"]["env_steps"] == 6_000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +12,14 @@ from londi import config, lms
 from londi.agent import Agent
 from londi.envs.keydoor import deepthink_policy, quick_policy
 from londi.episode import write_episodes
-from londi.errors import RunError
+from londi.errors import ConfigError, RunError
+from londi.lms.base import Decision
 from londi.making import make_encoder, make_envs
 from londi.rollout import Assignment, rollout
 from londi.run import Run
 from londi.switchers import RandomRate
-from londi.where import where
+from londi.usage import Usage
+from londi.where import check_kinds, count_calls
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,10 +33,12 @@ def test_what_is_counted(run: Run) -> None:
     experiment = run.experiment
     pair = lms.load_pair(experiment.quick, experiment.deepthink)
     agent = Agent(*pair, make_encoder(experiment), RandomRate(0.4), experiment.env.prompt)
-    jobs = [Assignment(seed, budget=3) for seed in range(20)]
-    episodes = [replace(e, goal="find the door") for e, _ in rollout(make_envs(experiment, 4), agent, jobs)]
+    jobs = [Assignment(seed, "forty in a hundred", budget=3) for seed in range(20)]
+    episodes = [replace(e, goal="find the locked door") for e, _ in rollout(make_envs(experiment, 4), agent, jobs)]
     write_episodes(run.path / "episodes" / "chosen.jsonl", episodes)
-    found = {row["label"]: row for row in where(run, {"it carries the key": "carry the key"})}
+    counted = count_calls(run, {"it carries the key": "carry the key"})
+    assert counted["policy"] == "forty in a hundred"
+    found = {row["label"]: row for row in counted["rows"]}
 
     steps = [step for episode in episodes for step in episode.steps if step.remaining]
     assert any(not step.remaining for episode in episodes for step in episode.steps), "some budgets are spent"
@@ -47,22 +51,63 @@ def test_what_is_counted(run: Run) -> None:
     assert everything["steps"] == len(steps)
     assert everything["calls"] == sum(step.called for step in steps) > 0
     assert everything["differ"] == sum(differ) > 0
-    erring = found["QUICK would err"]
+    erring = found["the models differ"]
     assert erring["steps"] == erring["differ"] == sum(differ)
     assert erring["calls"] == sum(step.called for step, other in zip(steps, differ, strict=True) if other)
-    assert found["QUICK would do as DEEPTHINK"]["steps"] == len(steps) - sum(differ)
+    assert found["they agree"]["steps"] == len(steps) - sum(differ)
     carrying = [step for step in steps if "carry the key" in step.observation]
     assert (found["it carries the key"]["steps"], found["it carries the key"]["calls"]) == (
         len(carrying),
         sum(step.called for step in carrying),
     )
-    assert found["the goal's thing is in view"]["steps"] == 0, "no text has 'find the' or 'the door' beside each other"
-    assert found["it is not"]["steps"] == len(steps)
-    new, seen = found["the text is new in its episode"], found["the text was seen before"]
+    shown = [step for step in steps if "locked door" in step.observation]
+    assert len(steps) > len(shown) > 0, "'find the' and 'the door' are in every text, but have a common word"
+    assert found["the text names the goal's thing"]["steps"] == len(shown)
+    assert found["it does not"]["steps"] == len(steps) - len(shown)
+    new, seen = found["the text is new in its episode"], found["it was seen before"]
     assert new["steps"] + seen["steps"] == len(steps)
     assert seen["steps"] > 0
 
 
 def test_a_run_that_was_not_evaluated(run: Run) -> None:
     with pytest.raises(RunError, match="no episodes"):
-        where(run, {})
+        count_calls(run, {})
+
+
+def test_it_is_counted_anew_when_episodes_or_kinds_change(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = run.experiment
+    pair = lms.load_pair(experiment.quick, experiment.deepthink)
+    agent = Agent(*pair, make_encoder(experiment), RandomRate(0.4), experiment.env.prompt)
+    played = [e for e, _ in rollout(make_envs(experiment, 2), agent, [Assignment(seed) for seed in range(4)])]
+    write_episodes(run.path / "episodes" / "chosen.jsonl", played)
+    first = count_calls(run, {})
+    with monkeypatch.context() as patched:
+        patched.setattr("londi.where.lms.load", lambda config: pytest.fail("it was counted"))
+        assert count_calls(run, {}) == first
+    assert len(count_calls(run, {"x": "."})["rows"]) == len(first["rows"]) + 1
+    write_episodes(run.path / "episodes" / "chosen.jsonl", played[:2])
+    assert count_calls(run, {"x": "."})["rows"][0]["steps"] < first["rows"][0]["steps"]
+
+
+def test_steps_in_which_deepthink_fails_are_left_out(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        name = "failing"
+
+        def decide(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Decision]:
+            return [Decision("", Usage(), error="down")] * len(prompts)
+
+    experiment = run.experiment
+    pair = lms.load_pair(experiment.quick, experiment.deepthink)
+    agent = Agent(*pair, make_encoder(experiment), RandomRate(0.4), experiment.env.prompt)
+    played = [e for e, _ in rollout(make_envs(experiment, 2), agent, [Assignment(seed) for seed in range(4)])]
+    write_episodes(run.path / "episodes" / "chosen.jsonl", played)
+    monkeypatch.setattr("londi.where.lms.load", lambda config: Failing())
+    told = {step.prompt for episode in played for step in episode.steps if step.called}
+    known = sum(step.prompt in told for episode in played for step in episode.steps)
+    assert count_calls(run, {})["rows"][0]["steps"] == known > 0
+
+
+@pytest.mark.parametrize(("label", "pattern", "said"), [("they agree", ".", "another label"), ("x", "(", "regular")])
+def test_kinds_that_can_not_be(label: str, pattern: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        check_kinds({label: pattern}, "table.toml")

@@ -48,6 +48,10 @@ def reproduce(
     spec = load_table(source)
     if jobs < 1:
         raise RunError(f"--jobs must be at least 1, not {jobs}")
+    page = (source.parent / spec.page).resolve() if spec.page and not quick else None
+    for name in (spec.name, *([f"{spec.name} states"] if spec.states else ())):
+        if page:  # before the runs: a missing place must not be found out after hours
+            published.put(page.read_text(encoding="utf-8"), name, ())
     here = folder / (f"{spec.name}-quick" if quick else spec.name)
     todo = [job for job in jobs_of(spec, here, quick) if not job.done]
     if todo:
@@ -60,14 +64,17 @@ def reproduce(
     if check:
         _check(stored, found, tolerance, differences)
         return
-    if quick or not spec.page:
-        if not json:
-            out.print("\n".join(published.markdown(found)), soft_wrap=True, markup=False, highlight=False)
-        return
-    page = (source.parent / spec.page).resolve()
-    text = published.put(page.read_text(encoding="utf-8"), spec.name, published.markdown(found))
+    blocks = {spec.name: published.markdown(found, spec.layout)}
     if spec.states:
-        text = published.put(text, f"{spec.name} states", published.states_markdown(found["tasks"]))
+        blocks[f"{spec.name} states"] = published.states_markdown(found["tasks"])
+    if page is None:
+        if not json:
+            lines = [line for block in blocks.values() for line in (*block, "")]
+            out.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
+        return
+    text = page.read_text(encoding="utf-8")
+    for name, block in blocks.items():
+        text = published.put(text, name, block)
     stored.write_text(jsonlib.dumps(found, indent=1) + "\n", encoding="utf-8")
     page.write_text(text, encoding="utf-8")
     picture = page.with_name(f"{page.stem}-{spec.name}.png")

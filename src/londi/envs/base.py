@@ -37,7 +37,8 @@ class TextEnv(gymnasium.Env[str, str]):
     """Whether an action waits for another process: such environments are stepped side by side, in threads."""
     reproducible: bool = False
     """Whether the same seed and the same actions always lead to the same: then evaluation, in which many policies play
-    the same seeds, plays what they do alike only once. An environment that draws from `self.np_random` alone is."""
+    the same seeds, need not play anew what they do alike. An environment is that draws from `self.np_random` alone and
+    keeps nothing from one episode to the next."""
     listed: str | None = None
     """The option that says from which list of episodes (training's, the test's) they come, where a new seed alone
     brings no new episode; None where it does."""

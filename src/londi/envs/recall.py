@@ -1,7 +1,8 @@
 """Environments that remember: what many policies do alike is played once.
 
 Policies that are compared on the same seeds begin with the same actions, and part where one of them first acts
-otherwise. `RecallingEnv` keeps what came of every sequence of actions, and asks the environment for new ones alone.
+otherwise. `RecallingEnv` keeps what came of every sequence of actions, until its memory is cleared, and asks the
+environment for new ones alone.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ class Memory:
 class RecallingEnv(TextEnv):
     """A reproducible environment, which is left where it is as long as what comes of the actions is known.
 
-    At the first action that is not, it takes all that it missed. Raises `EnvError` where it does not come to what it
-    came to before: then it is not reproducible, whatever it says. An episode without a seed, or with options, is not
-    remembered.
+    At the first action that is not, it takes all that it missed. Raises `EnvError` where one of these does not lead to
+    what it led to before: then it is not reproducible, whatever it says. An episode without a seed, or with options, is
+    not remembered.
     """
 
     def __init__(self, env: TextEnv, memory: Memory) -> None:
@@ -54,7 +55,8 @@ class RecallingEnv(TextEnv):
         self.admissible, self.waits, self.listed = env.admissible, env.waits, env.listed
         self.reproducible = True
         self._seed: int | None = None
-        self._here: _Node | None = None
+        self._path: list[_Node] = []
+        """The beginning of the episode, and what came of each action."""
         self._actions: list[str] = []
         self._taken = -1
         """Actions that the environment has taken in this episode; -1 where it has not begun it."""
@@ -62,7 +64,7 @@ class RecallingEnv(TextEnv):
     @property
     def settings(self) -> dict[str, Any]:
         """The environment's own."""
-        return self.env.settings if self._here is None else self._here.settings
+        return self._path[-1].settings if self._path else self.env.settings
 
     def close(self) -> None:
         """Close the environment."""
@@ -73,44 +75,56 @@ class RecallingEnv(TextEnv):
         self._seed, self._actions, self._taken = seed, [], -1
         known = None if seed is None or options else self.memory.beginnings.get(seed)
         if known is None:
-            observation, info = self.env.reset(seed=seed, options=options)
-            self._taken = 0
-            known = _Node((observation, 0.0, False, False, info), self.env.settings)
+            known = self._begun(options)
             if seed is not None and not options:
                 known = self.memory.beginnings.setdefault(seed, known)
-        self._here = known
+        self._path = [known]
         self.goal = str(known.turn[4]["goal"])
         return known.turn[0], dict(known.turn[4])
 
     def step(self, action: str) -> Turn:
         """Take one text action; raises `EpisodeOverError` after the end."""
-        if self._here is None or self._here.over:
+        if not self._path or self._path[-1].over:
             raise EpisodeOverError("the episode is over: call reset() first")
-        known = self._here.following.get(action)
+        here = self._path[-1]
+        known = here.following.get(action)
         if known is None:
             self._catch_up()
-            turn = self.env.step(action)
-            self._taken += 1
-            known = self._here.following.setdefault(action, _Node(turn, self.env.settings))
+            known = here.following.setdefault(action, self._taken_one(action))
         self._actions.append(action)
-        self._here = known
+        self._path.append(known)
         return (*known.turn[:4], dict(known.turn[4]))
+
+    def _begun(self, options: dict[str, Any] | None = None) -> _Node:
+        observation, info = self.env.reset(seed=self._seed, options=options)
+        self._taken = 0
+        return _Node((observation, 0.0, False, False, info), dict(self.env.settings))
+
+    def _taken_one(self, action: str) -> _Node:
+        turn = self.env.step(action)
+        self._taken += 1
+        return _Node(turn, dict(self.env.settings))
 
     def _catch_up(self) -> None:
         """Have the environment take the actions that it missed."""
-        assert self._here is not None
-        told: tuple[Any, ...] | None = None
         if self._taken < 0:
-            told = (self.env.reset(seed=self._seed)[0],)
-            self._taken = 0
-        for action in self._actions[self._taken :]:
-            told = self.env.step(action)[:4]
-            self._taken += 1
-        if told is not None and told != self._here.turn[: len(told)]:
-            raise EnvError(
-                f"seed {self._seed} and the same {len(self._actions)} actions did not lead to the same text and reward "
-                f"as before: {type(self.env).__name__} is not reproducible, so it must not say so"
-            )
+            self._compare(self._begun())
+        while self._taken < len(self._actions):
+            try:
+                self._compare(self._taken_one(self._actions[self._taken]))
+            except EpisodeOverError as error:
+                raise self._wrong(self._taken + 1) from error
+
+    def _compare(self, found: _Node) -> None:
+        known = self._path[self._taken]
+        if (found.turn, found.settings) != (known.turn, known.settings):
+            raise self._wrong(self._taken)
+
+    def _wrong(self, actions: int) -> EnvError:
+        return EnvError(
+            f"seed {self._seed} and the same {actions} actions did not lead to the same as before: "
+            f"{type(self.env).__name__} is not reproducible, so it must not say so"
+        )
 
     def _begin(self, seed: int | None) -> str:
         return self.reset(seed=seed)[0]
@@ -120,4 +134,4 @@ class RecallingEnv(TextEnv):
         return observation, reward, terminated, bool(info["success"])
 
     def _observe(self) -> str:
-        return "" if self._here is None else self._here.turn[0]
+        return self._path[-1].turn[0]

@@ -65,7 +65,7 @@ class DQNConfig:
     """Share of the n-grams that are hidden from an update, others in each; in [0, 1)."""
     n_step: int = 1
     """Steps of a transition before the value of the state that it leads to; those after the first are taken as they
-    were played, whatever the budget or price would have made of them."""
+    were played, whatever the budget or price would have made of them (but for calls that agreed, which are none)."""
     relabel: bool = True
     """Use each transition for every budget or price; False is the ablation: only the one it was made under."""
 

@@ -24,9 +24,10 @@ class Later:
     reward: NDArray[np.float32]
     """(B,) their rewards, discounted to the first step."""
     cost: NDArray[np.float32]
-    """(B,) what their calls cost, discounted likewise."""
+    """(B,) what those of their calls cost, discounted likewise, in which DEEPTHINK did otherwise than QUICK had said:
+    without the others they would have come to the same."""
     calls: NDArray[np.int64]
-    """(B,) calls among them in which DEEPTHINK did otherwise than QUICK had said: no smaller budget would get there."""
+    """(B,) how many these are: no smaller budget would get there."""
     discount: NDArray[np.float32]
     """(B,) of the value of the state after them, to the first step."""
 
@@ -133,8 +134,9 @@ class Replay:
             last = np.where(going, (last + 1) % self.capacity, last)
             weight = np.where(going, discount, np.float32(0))
             reward += weight * c["reward"][last]
-            cost += weight * c["cost"][last]
-            calls += going & c["called"][last] & ~c["agreed"][last]
+            needed = c["called"][last] & ~c["agreed"][last]
+            cost += weight * needed * c["cost"][last]
+            calls += going & needed
             discount = np.where(going, discount * np.float32(gamma), discount)
         return Later(reward, cost, calls, discount), last
 
