@@ -57,23 +57,40 @@ def _one_table(tasks: Mapping[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
+def _choices(tasks: Mapping[str, Any]) -> list[str]:
+    """One table of what the first method keeps and saves, with a line for each task."""
+    first = next(iter(next(iter(tasks.values()))["methods"]))
+    lines = [
+        f"| {first}, chosen to keep 99 % | QUICK | DEEPTHINK | success kept | calls | FLOPs |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for task, found in tasks.items():
+        alone = [f"{100 * found['models'][name]['success']:.1f} %" for name in ("QUICK", "DEEPTHINK")]
+        chosen = found["methods"][first]["at_99"]
+        cells = [_kept(chosen, key) for key in ("success_ratio", "calls_ratio", "flops_ratio")]
+        lines.append(f"| {' | '.join([task, *alone, *cells])} |")
+    return [*lines, ""]
+
+
 def _tables(tasks: Mapping[str, Any]) -> list[str]:
-    """A table for each task, with a line for each method."""
-    lines = []
+    """A table for each task, with a line for each method; before them the first method's choices, where there are
+    several tasks."""
+    lines = _choices(tasks) if len(tasks) > 1 else []
     for task, found in tasks.items():
         quick, deep = found["models"]["QUICK"], found["models"]["DEEPTHINK"]
         lines += [
             f"**{task}**: QUICK succeeds in {100 * quick['success']:.1f} %, DEEPTHINK in {100 * deep['success']:.1f} % "
             f"with {deep['calls']:.2f} calls.",
             "",
-            "| method | hypervolume | AIQ | keeps 99 %: success | calls | FLOPs | environment steps | violations |",
-            "|---|---:|---:|---:|---:|---:|---:|---:|",
+            "| method | settings | hypervolume | AIQ | keeps 99 %: success | calls | FLOPs | environment steps "
+            "| violations |",
+            "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
         ]
         real = {n: mean(m["hypervolume"]) for n, m in found["methods"].items() if _known(m) and "oracle" not in n}
         best = max(real.values(), default=None)
         for name, method in found["methods"].items():
             areas = _spread(method["hypervolume"])
-            cells = [name, f"**{areas}**" if name in real and real[name] == best else areas]
+            cells = [name, str(method["settings"]), f"**{areas}**" if name in real and real[name] == best else areas]
             cells.append(_spread(method["aiq"]))
             cells += [_kept(method["at_99"], key) for key in ("success_ratio", "calls_ratio", "flops_ratio")]
             steps = format(method["env_steps"], ",") if method["env_steps"] else "-"

@@ -248,7 +248,7 @@ def _method(method: Method, common: Sequence[Any], pooled: Sequence[Sequence[Any
 
     each: dict[str, list[Any]] = {"hypervolume": [], "aiq": [], "apgr": [], "regret": []}
     chosen: dict[str, list[Any]] = {f"at_{round(100 * level)}": [] for level in KEPT}
-    violations = 0
+    settings = violations = 0
     for base, runs in zip(common, pooled, strict=True):
         test, selection = rows(base, runs, "policies"), rows(base, runs, "selection")
         oracle = [row for row in base["policies"] if row["kind"] == "oracle" and method.family != "oracle"]
@@ -259,9 +259,11 @@ def _method(method: Method, common: Sequence[Any], pooled: Sequence[Sequence[Any
             kept = ("success_ratio", "calls_ratio", "flops_ratio")
             chosen[f"at_{round(100 * level)}"].append(found and {"name": found["name"], **{k: found[k] for k in kept}})
         violations += sum(row["violations"] for row in test)
+        settings = max(settings, sum(row["kind"] == method.family for row in test))
     return {
         **each,
         **chosen,
+        "settings": settings,
         "env_steps": sum(one["env_steps"] for one in pooled[0]) if method.family in _TRAINED else 0,
         "seconds": mean(sum(one["seconds"] for one in runs) for runs in pooled) if method.family in _TRAINED else 0.0,
         "violations": violations,

@@ -122,7 +122,7 @@ def test_it_is_written_and_printed(table: reproduce.Table, tmp_path: Path) -> No
     fill(table, tmp_path)
     lines = published.markdown(reproduce.results(table, tmp_path))
     text = "\n".join(lines)
-    assert "| prices | **0.860 ± 0.057** |" in text
+    assert "| prices | 1 | **0.860 ± 0.057** |" in text
     assert "100.0 % (1 of 2 seeds) | 20.0 % (1 of 2 seeds)" in text
     page = "before\n<!-- small: written by londi reproduce -->\nold\n<!-- end of small -->\nafter\n"
     put = published.put(page, "small", lines)
