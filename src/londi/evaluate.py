@@ -27,7 +27,7 @@ from londi.making import Phase, make_encoder, make_envs
 from londi.policies import DEEPTHINK, QUICK, Policy, baselines, capped_policies, learned_policies, switcher_of
 from londi.provenance import commit
 from londi.rollout import Assignment, rollout
-from londi.run import Run, write_text
+from londi.run import Run, load_checkpoint, write_text
 from londi.switchers import Switcher
 
 TEST_SEEDS, SELECTION_SEEDS = 50_000_000, 20_000_000
@@ -188,18 +188,24 @@ def _capped(experiment: Experiment) -> bool:
 
 
 def _check_features(run: Run) -> None:
-    """Raise `RunError` where the Switchers were trained on features of another form than this environment's."""
+    """Raise `RunError` where the Switchers were trained on features of another form, or for other actions."""
     (env,) = make_envs(run.experiment, 1, "test")
-    actions = None if env.admissible is None else len(env.admissible)
+    actions = env.admissible
     env.close()
-    here = make_encoder(run.experiment).num_dense(actions)
+    size = None if actions is None else len(actions)
+    here = make_encoder(run.experiment).num_dense(size)
     for name, switcher in run.load_switchers().items():
         shape = switcher.network.shape
-        if shape.num_dense != here or shape.answers not in (0, actions or 0):
+        learned = load_checkpoint(run.policy(name)).get("actions", actions)  # older policies don't say which
+        if shape.num_dense != here or shape.answers not in (0, size or 0) or (learned and tuple(learned)) != actions:
             raise RunError(
-                f"the {name} Switcher sees {shape.num_dense} columns, {shape.answers} of them QUICK's action, and "
-                f"{run.experiment.env.id} has {here} and {actions or 0}: it was trained for another set of actions"
+                f"the {name} Switcher was trained for another set of actions than that of {run.experiment.env.id}: "
+                f"{_set(learned)} and {_set(actions)}"
             )
+
+
+def _set(actions: Sequence[str] | None) -> str:
+    return "free text" if actions is None else f"{len(actions)} actions ({', '.join(actions[:3])}, ...)"
 
 
 def _universal(experiment: Experiment) -> list[Policy]:

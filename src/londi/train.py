@@ -216,8 +216,9 @@ class Trainer:
             previous(self.run.checkpoint).unlink(missing_ok=True)
 
     def _save_policies(self, snapshot: int | None = None) -> None:
+        actions = self.envs[0].admissible and list(self.envs[0].admissible)
         for name, learner in self.learners.items():
-            state = {"switcher": learner.switcher.state(), "step": self.step, "features": FEATURES}
+            state = {"switcher": learner.switcher.state(), "step": self.step, "features": FEATURES, "actions": actions}
             save_checkpoint(self.run.policy(name, snapshot), state)
 
     def restore(self, state: dict[str, Any]) -> None:

@@ -274,6 +274,10 @@ def test_switchers_meet_another_environment_without_training(tmp_path: Path) -> 
     free = replace(other, env=EnvConfig("londi/ScienceWorld-find-plant-v0", **splits))
     with pytest.raises(RunError, match="another set of actions"):
         evaluate(trainer.run.on(free, tmp_path / "free"))
+    moved = trainer.run.on(replace(other, env=EnvConfig("londi/BabyAI-GoTo-v0")), tmp_path / "babyai")
+    with pytest.raises(RunError, match=r"6 actions .go north.* and 6 actions .turn left"):
+        evaluate(moved)
+    assert Run.open(moved.path).experiment == moved.experiment
     with pytest.raises(ConfigError, match=r"evaluate\.prices"):
         trainer.run.on(replace(other, evaluate=replace(short, prices=(5.0,))), tmp_path / "dear")
 
