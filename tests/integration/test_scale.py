@@ -21,7 +21,14 @@ def test_workers_wait_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
         assert 0 < row["learning"] < 1
 
 
-@pytest.mark.parametrize("wrong", [["--workers", "0"], ["--seconds", "0"]])
+def test_replicas_answer_no_more_than_they_can(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["bench", "scale", "--workers", "4", "--replicas", "1", "1", "--seconds", "5", "--json"])
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row["reference"] == row["limit"], "one DEEPTHINK is not enough for four workers"
+    assert 0.5 < row["ratio"] <= 1.1
+
+
+@pytest.mark.parametrize("wrong", [["--workers", "0"], ["--seconds", "0"], ["--replicas", "0", "1"]])
 def test_wrong_input(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["bench", "scale", *wrong])

@@ -1,14 +1,16 @@
-"""`londi bench scale`: training over Ray with served models of a known latency, on more and more workers.
+"""`londi bench scale`: training over Ray with models of a known latency, on more and more workers.
 
-Two scripted servers on loopback take 50 ms for an answer of QUICK's and 500 ms for one of DEEPTHINK's, however many
-ask. A step must wait for them; whatever else it waits for is what londi, Ray and the machine add.
+An answer of QUICK's takes 50 ms and one of DEEPTHINK's 500 ms: of two scripted servers on loopback, however many ask,
+or of replicas, each of which answers one prompt after the other. A step must wait for them; whatever else it waits for
+is what londi, Ray and the machine add, and with replicas its turn.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -17,11 +19,12 @@ from typing import Any
 
 import gymnasium
 
-from londi.bench.base import result
+from londi.bench.base import result, row
 from londi.bench.server import Script, ScriptedServer
 from londi.cluster import Cluster
 from londi.config import EnvConfig, Experiment, ModelConfig, ServerConfig, TrainConfig
 from londi.envs.base import TextEnv
+from londi.lms.scripted import ScriptedLM
 from londi.train import Progress, Trainer, prepare
 
 QUICK_S, DEEPTHINK_S = 0.05, 0.5
@@ -53,45 +56,63 @@ class Waiting(TextEnv):
 gymnasium.register(ENV, f"{__name__}:Waiting", disable_env_checker=True)
 
 
+def quick() -> ScriptedLM:
+    """Return a model that takes QUICK's time for each prompt, one after the other."""
+    return ScriptedLM(partial(_wait, QUICK_S), "quick")
+
+
+def deepthink() -> ScriptedLM:
+    """Return a model that takes DEEPTHINK's time for each prompt, one after the other."""
+    return ScriptedLM(partial(_wait, DEEPTHINK_S), "deepthink")
+
+
+def _wait(seconds: float, prompt: str) -> str:
+    time.sleep(seconds)
+    return ACTIONS[0]
+
+
 def bench_scale(
-    workers: Sequence[int], seconds: float, progress: Callable[[int], None] = lambda done: None
+    workers: Sequence[int],
+    seconds: float,
+    replicas: tuple[int, int] | None = None,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Train for some seconds with each number of workers, an environment each.
 
-    A row holds steps a second; as a reference what they would be if each step took the latency of its answers alone;
-    the ratio of the two (1 is linear); and the share of the time in which the learner worked.
+    A row holds steps a second; as a reference what they would be if each step took the latency of its answers alone,
+    or, with so many `replicas` of QUICK and DEEPTHINK, as many as these can answer where that is less (`limit`); the
+    ratio of the two (1 is linear); and the share of the time in which the learner worked.
     """
     rows = []
-    with _servers((QUICK_S, DEEPTHINK_S)) as urls:
+    with nullcontext() if replicas else _servers((QUICK_S, DEEPTHINK_S)) as urls:
         for done, count in enumerate(workers):
-            rows.append(_measure(count, seconds, urls))
+            pair = [ModelConfig(f"python:{__name__}:{name}") for name in ("quick", "deepthink")]
+            if urls:
+                server = partial(ServerConfig, api_key_env="", api="chat", choose="generate", concurrency=count)
+                pair = [ModelConfig("openai:toy", server=server(url)) for url in urls]
+            rows.append(_measure(count, seconds, pair, replicas))
             progress(done + 1)
     return result("scale", rows)
 
 
-def _measure(workers: int, seconds: float, urls: Sequence[str]) -> dict[str, Any]:
-    quick, deepthink = (
-        ModelConfig("openai:toy", server=ServerConfig(url, "", api="chat", choose="generate", concurrency=workers))
-        for url in urls
-    )
+def _measure(
+    workers: int, seconds: float, pair: Sequence[ModelConfig], replicas: tuple[int, int] | None
+) -> dict[str, Any]:
+    cluster = Cluster("local", workers, *(replicas or (1, 1)))
     train = TrainConfig(num_steps=10**7, num_envs=workers, warmup_steps=STEPS, updates_per_step=0.3)
-    experiment = Experiment("scale", EnvConfig(f"{__name__}:{ENV}"), quick, deepthink, train=train)
+    experiment = Experiment("scale", EnvConfig(f"{__name__}:{ENV}"), pair[0], pair[1], train=train)
     with TemporaryDirectory() as folder:
-        trainer = prepare(Path(folder) / "run", experiment, Cluster(num_workers=workers))
+        trainer = prepare(Path(folder) / "run", experiment, cluster)
         window = _Window(trainer, 2 * STEPS * workers, seconds)
         with suppress(_OverError):
             trainer.train(window)
     steps, calls, wall = window.found
     waited = steps * QUICK_S + calls * DEEPTHINK_S
-    ours, linear = steps / wall, steps * workers / waited
-    return {
-        "case": f"{workers} workers",
-        "ours": ours,
-        "reference": linear,
-        "ratio": ours / linear,
-        "unit": "steps a second",
-        "learning": window.learning / wall,
-    }
+    linear, limit = steps * workers / waited, float("inf")
+    if replicas:
+        limit = min(replicas[0] / QUICK_S, replicas[1] * steps / (calls * DEEPTHINK_S) if calls else float("inf"))
+    found = row(f"{workers} workers", steps / wall, min(linear, limit), "steps a second")
+    return {**found, "limit": limit if replicas else None, "learning": window.learning / wall}
 
 
 class _OverError(Exception):

@@ -183,24 +183,28 @@ def bench_resume(
 def bench_scale(
     workers: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64),
     seconds: float = 20.0,
+    replicas: tuple[int, int] | None = None,
     json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """Training over Ray with served models of a known latency, on more and more workers.
+    """Training over Ray with models of a known latency, on more and more workers.
 
-    The ratio is to the steps a second at which nothing but the models' latency would be waited for. 64 workers take
-    about 15 GB and some minutes to start.
+    The ratio is to the steps a second at which nothing but the models' latency would be waited for, or that the
+    replicas can answer. 64 workers take about 15 GB and some minutes to start.
 
     Args:
         workers: numbers of workers, with an environment each.
         seconds: how long each is measured.
+        replicas: of QUICK and of DEEPTHINK, that answer one prompt after the other; without, they are served.
         json: print JSON.
     """
     from londi.bench.scale import bench_scale as measure
 
     if not workers or min(workers) < 1 or not seconds > 0:
         raise ConfigError("--workers are numbers of at least 1, and --seconds is above 0")
+    if replicas and min(replicas) < 1:
+        raise ConfigError("--replicas are two numbers of at least 1, of QUICK and of DEEPTHINK")
     with bar("scale", len(workers)) as move:
-        result = measure(workers, seconds, lambda done: move(done))
+        result = measure(workers, seconds, replicas, lambda done: move(done))
     show(result, json)
     if not json:
         for row in result["rows"]:
