@@ -236,8 +236,7 @@ def evaluate(run: Run, progress: Callable[[int], None] = lambda plays: None) -> 
         settings = [policy for policy in rules if policy.kind != "oracle"]
         none: frozenset[str] = frozenset()
         selection, _ = _measure(run, "selection", e.selection_episodes, [*settings, *learned], none, pool, progress)
-        chosen = frontier.choose(selection, 0.99) or frontier.choose(selection, 0.95)
-        shown = str(chosen["name"]) if chosen else learned[-1].name
+        shown = _shown(selection, learned)
         keep = frozenset({"QUICK", "DEEPTHINK", shown})
         capped = capped_policies(run.experiment, frontier.best_price(selection)) if _capped(run.experiment) else []
         selection += _measure(run, "selection", e.selection_episodes, capped, none, pool, progress)[0]
@@ -254,6 +253,15 @@ def evaluate(run: Run, progress: Callable[[int], None] = lambda plays: None) -> 
     result = _frontier(run, selection, test, curve)
     write_text(run.path / "frontier.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
     return result
+
+
+def _shown(selection: list[dict[str, Any]], learned: Sequence[Policy]) -> str:
+    """The name of the policy whose episodes are stored: what keeps 99 %, else 95 %, else what succeeds most."""
+    chosen = frontier.choose(selection, 0.99) or frontier.choose(selection, 0.95)
+    if chosen is None:
+        own = [policy.name for policy in learned if policy.kind in frontier.LEARNED] or [p.name for p in learned]
+        chosen = max((frontier.find(selection, name) for name in own), key=lambda row: row["success"]["mean"])
+    return str(chosen["name"])
 
 
 def _frontier(

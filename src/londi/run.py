@@ -86,7 +86,7 @@ class Run:
         return load_checkpoint(found[-1]) if found else None
 
     def policy(self, learner: str, snapshot: int | None = None) -> Path:
-        """The policy file of a learner, which evaluation, `watch` and the gateway load, or of one of its snapshots."""
+        """The policy file of a learner, which evaluation loads, or of one of its snapshots."""
         name = learner if snapshot is None else f"{learner}-{snapshot}"
         return self.path / "checkpoints" / f"{name}.pt"
 

@@ -15,7 +15,7 @@ from londi import config
 from londi.config import EnvConfig
 from londi.encoders import Features
 from londi.errors import CheckpointError, ConfigError, RunError
-from londi.evaluate import evaluate
+from londi.evaluate import _shown, evaluate
 from londi.exploration import players
 from londi.learners.base import NetworkLearner
 from londi.learners.dqn import DQNConfig, DQNLearner
@@ -23,7 +23,7 @@ from londi.learners.ppo import PPOConfig, PPOLearner
 from londi.learners.replay import Replay, Trajectory
 from londi.learners.router import RouterLearner
 from londi.learners.sac import SACConfig, SACLearner
-from londi.policies import capped_policies, learned_policies
+from londi.policies import Policy, capped_policies, learned_policies
 from londi.run import Run, load_checkpoint, save_checkpoint
 from londi.switchers import Query
 from londi.switchers.reader import NetworkShape
@@ -294,9 +294,30 @@ def test_policies_for_other_features_are_refused(tmp_path: Path) -> None:
         trainer.restore(load_checkpoint(trainer.run.checkpoint))
 
 
+def test_whose_episodes_are_stored() -> None:
+    learned = [Policy("price 1", "price"), Policy("price 2", "price"), Policy("router 0.5", "router")]
+
+    def shown(*successes: float) -> str:
+        names = ("DEEPTHINK", "price 1", "price 2", "router 0.5")
+        rows = [
+            {"name": name, "kind": name.split()[0], "calls": {"mean": calls}, "success": spread}
+            for name, calls, success in zip(names, (9, 4, 3, 2), (1.0, *successes), strict=True)
+            for spread in [{"mean": success, "low": success - 0.001, "high": success + 0.001}]
+        ]
+        return _shown(rows, learned)
+
+    assert shown(1.0, 1.0, 1.0) == "price 2", "a rival is not what the report is about"
+    assert shown(1.0, 0.96, 1.0) == "price 1"
+    assert shown(0.97, 0.96, 1.0) == "price 2", "95 %, where nothing keeps 99 %"
+    assert shown(0.8, 0.7, 1.0) == "price 1", "what succeeds most, where nothing keeps 95 %"
+
+
 def test_policies_of_rivals() -> None:
     names = [p.name for p in learned_policies(experiment(learners=("router", "sac"), price=0.07))]
     assert names == [*(f"router {h:g}" for h in (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)), "sac 0.07"]
+    everything = [p.name for p in learned_policies(experiment(learners=("budget",)))]
+    own = [p.name for p in learned_policies(experiment(learners=("budget",), relabel=False))]
+    assert everything == [*own, "budget unlimited"], "no episode without relabelling has no limit"
     capped = capped_policies(experiment(), 0.05)
     assert [(p.name, p.budget, p.price) for p in capped[:2]] == [
         ("price 0.05 up to 0", 0, 0.05),

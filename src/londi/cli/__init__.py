@@ -4,7 +4,7 @@ Train first; every later command takes just the run folder. There are two more g
 `londi lm demos | train | info` (language models) and `londi bench` (speed and durability). --json prints
 for machines.
 
-Exit codes: 0 done, 1 a check of `londi verify` or `londi bench` failed, 2 wrong input (one line that names the fix),
+Exit codes: 0 done, 1 a check failed (`verify`, `bench`, `reproduce --check`), 2 wrong input (one line names the fix),
 130 interrupted, 143 terminated (what was done is kept).
 """
 
