@@ -222,6 +222,15 @@ def save_frontiers(tasks: Mapping[str, Sequence[Mapping[str, Any]]], path: Path)
     figure.savefig(path, dpi=150)
 
 
+def _best(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points (calls, success) that no other with fewer calls beats, of points in order of calls."""
+    found: list[tuple[float, float]] = []
+    for point in points:
+        if not found or point[1] > found[-1][1]:
+            found.append(point)
+    return found
+
+
 def _panel(axes: Any, tables: Sequence[Mapping[str, Any]]) -> None:
     deep = mean(frontier.find(table["policies"], "DEEPTHINK")["calls"]["mean"] for table in tables)
     points: dict[str, tuple[str, float, float]] = {}
@@ -234,8 +243,11 @@ def _panel(axes: Any, tables: Sequence[Mapping[str, Any]]) -> None:
         if settings:
             ends = [points["QUICK"][1:], *([points["DEEPTHINK"][1:]] if kind in ("entropy", "random") else [])]
             label = plots.FAMILIES[kind].label if kind in plots.FAMILIES else f"supervised {kind}"
-            line = sorted([*settings, *ends])
+            line = _best(sorted([*settings, *ends]))
             axes.plot(*zip(*line, strict=True), marker, ls=dash, lw=width, color=color, markersize=3.5, label=label)
+            beaten = [point for point in settings if point not in line and point[0] <= 1]
+            if beaten:
+                axes.plot(*zip(*beaten, strict=True), marker, color=color, markersize=3, alpha=0.4)
     axes.plot(*points["disagreement oracle"][1:], "*", color=plots.INK, markersize=9, label="disagreement oracle")
     for name in ("QUICK", "DEEPTHINK"):
         axes.plot(*points[name][1:], "o", color=plots.INK, markersize=4)

@@ -323,3 +323,8 @@ def test_the_printed_numbers_are_the_ones_that_a_fresh_run_finds(
         found = json.loads(capsys.readouterr().out)["tasks"]["a slippery floor"]
         assert found["models"]["DEEPTHINK"]["calls"] > stored["tasks"]["key and door"]["models"]["DEEPTHINK"]["calls"]
         assert found["methods"]["prices"]["env_steps"] == 6_000
+
+
+def test_a_line_of_the_picture_leaves_out_what_another_setting_beats() -> None:
+    points = [(0.0, 0.2), (0.3, 0.6), (0.5, 0.4), (0.6, 0.6), (0.9, 0.8)]
+    assert published._best(points) == [(0.0, 0.2), (0.3, 0.6), (0.9, 0.8)]
