@@ -136,8 +136,11 @@ class SwitcherConfig:
     gated: bool = False
     """Whether a call can gain something only where DEEPTHINK is expected to act otherwise, which is learned from every
     call. True in the BabyAI and ScienceWorld experiments."""
+    readers: int = 1
+    """Readers with text, whose mean decides: more err less on texts that none has seen, and cost as much more. `sac`
+    and `ppo` have one."""
     textless: bool = True
-    """Whether a gated network has a second reader that sees no text, for tasks whose training shows few of them."""
+    """Whether a gated network has another reader that sees no text, for tasks whose training shows few of them."""
     budget_input: Literal["vector", "scalar"] = "vector"
     """An output for every budget; or, as an ablation, the budget as one more number that goes in."""
 

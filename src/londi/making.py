@@ -55,6 +55,7 @@ def make_learners(experiment: Experiment, encoder: TextEncoder, env: TextEnv) ->
         max_calls=t.max_calls,
         budget_input=s.budget_input,
         gated=s.gated,
+        readers=s.readers,
         textless=s.textless,
         answers=0 if said is None or actions is None else actions,
         said=said or 0,

@@ -60,9 +60,10 @@ def _together(
 
 
 def _shapes(shape: NetworkShape) -> list[NetworkShape]:
-    """What each reader reads. A gated network may have a second one that sees no text: what is known by heart of the
+    """What each reader reads. A gated network may have one more that sees no text: what is known by heart of the
     texts of the training is worth nothing on others, and one reader that is sure and wrong would hide every gain."""
-    return [shape, replace(shape, reader=0)] if shape.gated and shape.textless and shape.reader else [shape]
+    blind = [replace(shape, reader=0)] if shape.gated and shape.textless and shape.reader else []
+    return [shape] * shape.readers + blind
 
 
 class _BudgetReader(nn.Module):

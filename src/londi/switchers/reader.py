@@ -35,8 +35,11 @@ class NetworkShape:
     """Largest finite budget N that is priced (budget network)."""
     gated: bool = False
     """Whether a call can gain something only where DEEPTHINK is expected to act otherwise; else anything is learned."""
+    readers: int = 1
+    """Readers with text, each a trunk of its own, whose mean decides; more err less on what none has seen, and cost as
+    much more."""
     textless: bool = True
-    """Whether a gated network has a second reader, which sees no text."""
+    """Whether a gated network has another reader, which sees no text."""
     answers: int = 0
     """Actions of a closed set (K), of which the network says which DEEPTHINK would take; 0 where they are free text, or
     hidden: then it says only whether DEEPTHINK would act otherwise."""
@@ -46,8 +49,10 @@ class NetworkShape:
     """Budget network: an output for every budget, or (the ablation) the budget as one more number that goes in."""
 
     def __post_init__(self) -> None:
-        if self.reader % max(1, self.heads) or self.width < 1 or self.max_calls < 1 or self.reader < 0:
-            raise ConfigError("the network needs reader >= 0 and divisible by heads, width >= 1 and max_calls >= 1")
+        if self.reader % max(1, self.heads) or min(self.width, self.max_calls, self.readers) < 1 or self.reader < 0:
+            raise ConfigError(
+                "the network needs reader >= 0 and divisible by heads, and width, max_calls and readers >= 1"
+            )
 
 
 class Phi(NamedTuple):
