@@ -137,8 +137,7 @@ class SwitcherConfig:
     """Whether a call can gain something only where DEEPTHINK is expected to act otherwise, which is learned from every
     call. True in the BabyAI and ScienceWorld experiments."""
     readers: int = 1
-    """Readers with text, whose mean decides: more err less on texts that none has seen, and cost as much more. `sac`
-    and `ppo` have one."""
+    """Readers with text, whose mean decides; two cost twice as much. `sac` and `ppo` have one."""
     textless: bool = True
     """Whether a gated network has another reader that sees no text, for tasks whose training shows few of them."""
     budget_input: Literal["vector", "scalar"] = "vector"

@@ -190,17 +190,19 @@ def _capped(experiment: Experiment) -> bool:
 def _check_features(run: Run) -> None:
     """Raise `RunError` where the Switchers were trained on features of another form, or for other actions."""
     (env,) = make_envs(run.experiment, 1, "test")
-    actions = env.admissible
+    actions = None if env.admissible is None else tuple(env.admissible)
     env.close()
     size = None if actions is None else len(actions)
     here = make_encoder(run.experiment).num_dense(size)
     for name, switcher in run.load_switchers().items():
-        shape = switcher.network.shape
-        learned = load_checkpoint(run.policy(name)).get("actions", actions)  # older policies don't say which
-        if shape.num_dense != here or shape.answers not in (0, size or 0) or (learned and tuple(learned)) != actions:
+        shape, state = switcher.network.shape, load_checkpoint(run.policy(name))
+        same = shape.num_dense == here and shape.answers in (0, size or 0)
+        told = "actions" in state  # policies of earlier versions don't say
+        learned = tuple(state["actions"]) if told and state["actions"] is not None else None
+        if not same or (told and learned != actions):
             raise RunError(
                 f"the {name} Switcher was trained for another set of actions than that of {run.experiment.env.id}: "
-                f"{_set(learned)} and {_set(actions)}"
+                f"{_set(learned) if told else f'one with {shape.num_dense} columns'} and {_set(actions)}"
             )
 
 
@@ -229,6 +231,7 @@ def evaluate(run: Run, progress: Callable[[int], None] = lambda plays: None) -> 
     many more episodes were played.
     """
     e = run.experiment.evaluate
+    source = commit(Path(__file__).parent)  # of what is loaded now
     _check_features(run)  # before any process starts: complain here
     learned, rules = learned_policies(run.experiment), baselines(run.experiment)
     pool = ProcessPoolExecutor(e.processes, mp_context=get_context("spawn")) if e.processes > 1 else None
@@ -250,7 +253,7 @@ def evaluate(run: Run, progress: Callable[[int], None] = lambda plays: None) -> 
         raise RunError(f"{run.path / 'config.toml'} was changed while it was evaluated: evaluate again")
     for file, name in (("chosen", shown), ("quick", "QUICK"), ("deepthink", "DEEPTHINK")):
         write_episodes(run.path / "episodes" / f"{file}.jsonl", kept[name][:KEPT_EPISODES])
-    result = _frontier(run, selection, test, curve)
+    result = _frontier(run, selection, test, curve) | {"commit": source}
     write_text(run.path / "frontier.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
     return result
 
@@ -274,7 +277,6 @@ def _frontier(
     return {
         "schema": frontier.SCHEMA,
         "londi": version("londi"),
-        "commit": commit(Path(__file__).parent),
         "experiment": run.experiment.name,
         "env": run.experiment.env.id,
         "training_seed": run.experiment.seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -38,9 +39,11 @@ class Job:
 
     @property
     def done(self) -> bool:
-        """Whether it is trained, where it is to be, and evaluated, as the experiment is now."""
-        evaluated = (self.folder / "frontier.json").is_file()
-        return evaluated and _same(Run.open(self.folder).experiment, self.experiment)
+        """Whether it is trained, or has the Switchers that its source has now, and evaluated as the experiment is."""
+        if not (self.folder / "frontier.json").is_file():
+            return False
+        here = Run.open(self.folder)
+        return _same(here.experiment, self.experiment) and (self.source is None or _copied(self.source, here))
 
     @property
     def trained(self) -> bool:
@@ -54,6 +57,13 @@ class Job:
             raise RunError(f"{self.folder} is of another experiment (changed since?): remove it")
         last = self.folder / "checkpoints" / "last.pt"
         return last.is_file() and bool(load_checkpoint(last).get("done"))
+
+
+def _copied(source: Job, here: Run) -> bool:
+    """Whether a run has the policies that its source has."""
+    names = [here.policy(learner).name for learner in here.experiment.train.learners]
+    folders = source.folder / "checkpoints", here.path / "checkpoints"
+    return filecmp.cmpfiles(*folders, names, shallow=False)[0] == names
 
 
 def _same(one: Experiment, other: Experiment) -> bool:

@@ -41,7 +41,7 @@ def learned_policies(experiment: Experiment) -> list[Policy]:
     if "budget" in t.learners:
         unit = "" if e.budget_measure == "calls" else f" {e.budget_measure}"
         policies += [Policy(f"budget {n:g}{unit}", "budget", n, budget=_whole(n)) for n in e.budgets]
-        if t.relabel:  # without, no episode teaches what to do without a limit
+        if t.relabel or "price" in t.learners:  # else no episode teaches what to do without a limit
             policies.append(Policy("budget unlimited", "budget"))
     swept = {"price": e.prices, "myopic": e.myopic_prices, "router": e.router_thresholds}
     swept |= {"sac": (t.price,), "ppo": (t.price,)}

@@ -42,16 +42,18 @@ def markdown(result: Mapping[str, Any], layout: str = "tasks") -> list[str]:
 
 def _one_table(tasks: Mapping[str, Any]) -> list[str]:
     """One table with a line for each task, in which the first method's choice stands beside the areas of all."""
-    methods = list(next(iter(tasks.values()))["methods"])
+    first = next(iter(tasks.values()))["methods"]
+    methods = list(first)
+    areas = [f"{name} ({first[name]['settings']})" for name in methods]
     lines = [
         f"| | QUICK | DEEPTHINK | {methods[0]} keep 99 %: success | calls "
-        f"| hypervolume: {' | '.join(methods)} | violations |",
+        f"| hypervolume (of so many settings): {' | '.join(areas)} | violations |",
         f"|---|{'---:|' * (len(methods) + 5)}",
     ]
     for task, found in tasks.items():
-        first = found["methods"][methods[0]]
+        chosen = found["methods"][methods[0]]["at_99"]
         cells = [task, *(f"{100 * found['models'][name]['success']:.1f} %" for name in ("QUICK", "DEEPTHINK"))]
-        cells += [_kept(first["at_99"], key) for key in ("success_ratio", "calls_ratio")]
+        cells += [_kept(chosen, key) for key in ("success_ratio", "calls_ratio")]
         cells += [_spread(found["methods"][name]["hypervolume"]) for name in methods]
         lines.append(f"| {' | '.join(cells)} | {sum(m['violations'] for m in found['methods'].values())} |")
     return [*lines, ""]
@@ -82,16 +84,16 @@ def _tables(tasks: Mapping[str, Any]) -> list[str]:
             f"**{task}**: QUICK succeeds in {100 * quick['success']:.1f} %, DEEPTHINK in {100 * deep['success']:.1f} % "
             f"with {deep['calls']:.2f} calls.",
             "",
-            "| method | settings | hypervolume | AIQ | keeps 99 %: success | calls | FLOPs | environment steps "
-            "| violations |",
-            "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+            "| method | settings | hypervolume | AIQ | regret | keeps 99 %: success | calls | FLOPs "
+            "| environment steps | violations |",
+            "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
         ]
         real = {n: mean(m["hypervolume"]) for n, m in found["methods"].items() if _known(m) and "oracle" not in n}
         best = max(real.values(), default=None)
         for name, method in found["methods"].items():
             areas = _spread(method["hypervolume"])
             cells = [name, str(method["settings"]), f"**{areas}**" if name in real and real[name] == best else areas]
-            cells.append(_spread(method["aiq"]))
+            cells += [_spread(method[measure]) for measure in ("aiq", "regret")]
             cells += [_kept(method["at_99"], key) for key in ("success_ratio", "calls_ratio", "flops_ratio")]
             steps = format(method["env_steps"], ",") if method["env_steps"] else "-"
             lines.append(f"| {' | '.join([*cells, steps, str(method['violations'])])} |")

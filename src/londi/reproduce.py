@@ -201,7 +201,7 @@ def results(table: Table, folder: Path, quick: bool = False) -> dict[str, Any]:
         found[task.name] = {"models": models, "methods": methods}
         if table.states:
             found[task.name]["states"] = _states([job for job in own if not job.method], table.states)
-    overall = _overall(found, [method.name for method in table.methods])
+    overall = _overall(found, [method.name for method in table.methods if method.family != "oracle"])
     head = {"schema": SCHEMA, "table": table.name, "title": table.title, "quick": quick}
     seeds = list(table.seeds[:1] if quick else table.seeds)
     episodes = jobs(table, folder, quick)[0].experiment.evaluate.episodes
@@ -211,10 +211,13 @@ def results(table: Table, folder: Path, quick: bool = False) -> dict[str, Any]:
 
 def _commits(every: Sequence[Job]) -> dict[str, list[str]]:
     """The commits with which the runs were trained and evaluated; none of an installed package."""
-    made = [json.loads(((job.source or job).folder / "environment.json").read_text(encoding="utf-8")) for job in every]
-    measured = [json.loads((job.folder / "frontier.json").read_text(encoding="utf-8")) for job in every]
-    both = {"trained": made, "evaluated": measured}
-    return {name: sorted({str(one.get("commit") or "unknown") for one in ones}) for name, ones in both.items()}
+    both = {"trained": ("trained.json", "environment.json"), "evaluated": ("frontier.json",)}
+    found = {}
+    for what, names in both.items():
+        files = [next(job.folder / name for name in names if (job.folder / name).is_file()) for job in every]
+        stored = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        found[what] = sorted({str(each.get("commit") or "unknown") for each in stored})
+    return found
 
 
 def _states(common: Sequence[Job], kinds: Mapping[str, str]) -> dict[str, Any]:
@@ -271,7 +274,10 @@ def _method(method: Method, common: Sequence[Any], pooled: Sequence[Sequence[Any
 
 
 def _overall(tasks: Mapping[str, Any], methods: Sequence[str]) -> dict[str, Any]:
-    """Interquartile mean of the hypervolume over all tasks and seeds, and how probably the first method is better."""
+    """Interquartile mean of the hypervolume over all tasks and seeds, and how probably the first method is better.
+
+    Of the oracle it would say little: it has one setting, and its area goes in one step.
+    """
     scores = {name: [task["methods"][name]["hypervolume"] for task in tasks.values()] for name in methods}
     scores = {name: rows for name, rows in scores.items() if all(value is not None for row in rows for value in row)}
     found: dict[str, Any] = {}

@@ -131,6 +131,7 @@ class Run:
             shutil.copyfile(name, made.path / "checkpoints" / name.name)
         if (self.path / "metrics.jsonl").is_file():
             shutil.copyfile(self.path / "metrics.jsonl", made.path / "metrics.jsonl")
+        shutil.copyfile(self.path / "environment.json", made.path / "trained.json")
         return made
 
     def trained_steps(self) -> int:

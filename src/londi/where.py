@@ -61,7 +61,8 @@ def count_calls(run: Run, kinds: Mapping[str, str]) -> dict[str, Any]:
     """
     chosen = run.path / "episodes" / "chosen.jsonl"
     episodes = list(read_episodes(chosen))
-    of = {"kinds": dict(kinds), "episodes": hashlib.sha256(chosen.read_bytes()).hexdigest()}
+    of = {"kinds": dict(kinds), "counted": [*_STATES, *sorted(_COMMON)], "deepthink": run.experiment.deepthink.model}
+    of["episodes"] = hashlib.sha256(chosen.read_bytes()).hexdigest()
     kept = run.path / "states.json"
     stored: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     if stored.get("of") != of:

@@ -25,7 +25,7 @@ def test_replicas_answer_no_more_than_they_can(capsys: pytest.CaptureFixture[str
     main(["bench", "scale", "--workers", "4", "--replicas", "1", "1", "--seconds", "5", "--json"])
     (row,) = json.loads(capsys.readouterr().out)["rows"]
     assert row["reference"] == row["limit"], "one DEEPTHINK is not enough for four workers"
-    assert 0.5 < row["ratio"] <= 1.1
+    assert 0.2 < row["ratio"] <= 1.1
 
 
 @pytest.mark.parametrize("wrong", [["--workers", "0"], ["--seconds", "0"], ["--replicas", "0", "1"]])

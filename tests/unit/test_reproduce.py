@@ -134,6 +134,20 @@ def test_it_is_written_and_printed(table: reproduce.Table, tmp_path: Path) -> No
         published.put("nothing", "small", lines)
 
 
+def test_where_calls_are_made_is_printed() -> None:
+    def rows(calls: int) -> dict[str, Any]:
+        counts = (("all steps", 20, 5), ("the models differ", 6, 6), ("they agree", 14, 0), ("never", 0, 0))
+        made = [{"label": k, "steps": n, "calls": min(calls, n), "differ": differ} for k, n, differ in counts]
+        return {"states": {"policies": ["price 1", "price 1"], "rows": made}}
+
+    text = "\n".join(published.states_markdown({"one": rows(4), "two": rows(10)}))
+    assert "| all steps | 20 % / 25 % | 50 % / 25 % |" in text
+    assert "| the models differ | 67 % | 100 % |" in text
+    assert "never" not in text, "no such step"
+    assert "| calls that change what is done | 100 % | 60 % |" in text
+    assert "| policy chosen | price 1 | price 1 |" in text
+
+
 def test_runs_that_are_missing_or_of_another_table(table: reproduce.Table, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not run yet: key-and-door-0"):
         reproduce.results(table, tmp_path)
@@ -218,7 +232,18 @@ def test_switchers_of_another_table_are_measured_without_training(
     source = str(here / "a-slippery-floor-1.toml")
     assert commands == [["evaluate", str(job.source.folder), "--on", source, "--folder", str(job.folder)]]
     finish(job, [row("price 0.1", "price", 2, 0.8), row("disagreement oracle", "oracle", 2, 0.8)])
+    told = [job.done]
+    for folder in (job.source.folder, job.folder):
+        for name in ("budget", "price"):
+            (folder / "checkpoints" / f"{name}.pt").write_text("learned")
+    (job.folder / "trained.json").write_text('{"commit": "abc"}')
+    told.append(job.done)
+    (job.source.folder / "checkpoints" / "price.pt").write_text("learned anew")
+    told.append(job.done)
+    assert told == [False, True, False], "without policies, with the source's, after the source was trained anew"
+    (job.source.folder / "checkpoints" / "price.pt").write_text("learned")
     lines = published.markdown(reproduce.results(elsewhere(tmp_path), here), "lines")
+    assert lines[-1].endswith("trained at commit abc.")
     assert "| a slippery floor | 40.0 % | 80.0 % | 100.0 % | 20.0 % | 0.900 | 0.900 | 0 |" in "\n".join(lines)
 
 

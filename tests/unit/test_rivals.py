@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from londi import config
-from londi.config import EnvConfig
+from londi.config import EnvConfig, dump
 from londi.encoders import Features
 from londi.errors import CheckpointError, ConfigError, RunError
-from londi.evaluate import _shown, evaluate
+from londi.evaluate import _Job, _play, _shown, evaluate
 from londi.exploration import players
 from londi.learners.base import NetworkLearner
 from londi.learners.dqn import DQNConfig, DQNLearner
@@ -23,7 +23,7 @@ from londi.learners.ppo import PPOConfig, PPOLearner
 from londi.learners.replay import Replay, Trajectory
 from londi.learners.router import RouterLearner
 from londi.learners.sac import SACConfig, SACLearner
-from londi.policies import Policy, capped_policies, learned_policies
+from londi.policies import QUICK, Policy, capped_policies, learned_policies
 from londi.run import Run, load_checkpoint, save_checkpoint
 from londi.switchers import Query
 from londi.switchers.reader import NetworkShape
@@ -278,6 +278,7 @@ def test_switchers_meet_another_environment_without_training(tmp_path: Path) -> 
     with pytest.raises(RunError, match=r"6 actions .go north.* and 6 actions .turn left"):
         evaluate(moved)
     assert Run.open(moved.path).experiment == moved.experiment
+    assert (moved.path / "trained.json").read_bytes() == (trainer.run.path / "environment.json").read_bytes()
     with pytest.raises(ConfigError, match=r"evaluate\.prices"):
         trainer.run.on(replace(other, evaluate=replace(short, prices=(5.0,))), tmp_path / "dear")
 
@@ -292,6 +293,39 @@ def test_policies_for_other_features_are_refused(tmp_path: Path) -> None:
         trainer.run.load_switchers()
     with pytest.raises(CheckpointError, match="features"):
         trainer.restore(load_checkpoint(trainer.run.checkpoint))
+
+
+def test_policies_that_are_played_in_step_do_what_they_do_alone(tmp_path: Path) -> None:
+    trainer = prepare(tmp_path / "run", experiment(learners=("price",), num_steps=400, warmup_steps=100))
+    trainer.train()
+    learned = learned_policies(trainer.experiment)
+    policies = [QUICK, *learned, Policy("random 0.3", "random", 0.3), Policy("disagreement oracle", "oracle")]
+
+    def played(some: list[Policy]) -> dict[str, list[tuple[bool, float, int]]]:
+        found = _play(_Job(trainer.run.path, "test", 50_000_000, 8, tuple(some)))
+        return {name: [(o.success, o.calls, o.steps) for o in outcomes] for name, (outcomes, _) in found.items()}
+
+    together = played(policies)
+    assert list(together) == [policy.name for policy in policies]
+    assert len({str(outcomes) for outcomes in together.values()}) > 2
+    for policy in policies:
+        assert played([policy]) == {policy.name: together[policy.name]}
+
+
+def test_a_config_that_changes_while_it_is_evaluated(tmp_path: Path) -> None:
+    setting = experiment(learners=("price",), num_steps=400, warmup_steps=100)
+    trainer = prepare(tmp_path / "run", setting)
+    trainer.train()
+    few = replace(setting.evaluate, prices=(0.05,), random_rates=(), episodes=4, selection_episodes=4, processes=1)
+    run = Run(trainer.run.path, replace(setting, evaluate=few))
+    (run.path / "config.toml").write_text(dump(run.experiment))
+
+    def change(plays: int) -> None:
+        (run.path / "config.toml").write_text(dump(setting))
+
+    with pytest.raises(RunError, match="changed while it was evaluated"):
+        evaluate(run, change)
+    assert not (run.path / "frontier.json").exists()
 
 
 def test_whose_episodes_are_stored() -> None:

@@ -43,12 +43,15 @@ def reproduce(
     from londi.jobs import run_all
     from londi.reproduce import differences, load_table, results
     from londi.reproduce import jobs as jobs_of
+    from londi.run import write_text
 
     source = Path(table) if table.endswith(".toml") else TABLES / f"{table}.toml"
     spec = load_table(source)
     if jobs < 1:
         raise RunError(f"--jobs must be at least 1, not {jobs}")
-    page = (source.parent / spec.page).resolve() if spec.page and not quick else None
+    page = (source.parent / spec.page).resolve() if spec.page and not quick and not check else None
+    if page and not page.is_file():
+        raise ConfigError(f"{source}: there is no page {page}")
     for name in (spec.name, *([f"{spec.name} states"] if spec.states else ())):
         if page:  # before the runs: a missing place must not be found out after hours
             published.put(page.read_text(encoding="utf-8"), name, ())
@@ -75,8 +78,6 @@ def reproduce(
     text = page.read_text(encoding="utf-8")
     for name, block in blocks.items():
         text = published.put(text, name, block)
-    stored.write_text(jsonlib.dumps(found, indent=1) + "\n", encoding="utf-8")
-    page.write_text(text, encoding="utf-8")
     picture = page.with_name(f"{page.stem}-{spec.name}.png")
     if f"({picture.name})" in text:
         tasks: dict[str, list[Any]] = {}
@@ -84,6 +85,8 @@ def reproduce(
             if not job.method:
                 tasks.setdefault(job.task, []).append(jsonlib.loads((job.folder / "frontier.json").read_text()))
         published.save_frontiers(tasks, picture)
+    write_text(stored, jsonlib.dumps(found, indent=1) + "\n")
+    write_text(page, text)
     err.print(f"written: {page}, {stored}", soft_wrap=True)
 
 

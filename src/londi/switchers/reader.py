@@ -36,8 +36,7 @@ class NetworkShape:
     gated: bool = False
     """Whether a call can gain something only where DEEPTHINK is expected to act otherwise; else anything is learned."""
     readers: int = 1
-    """Readers with text, each a trunk of its own, whose mean decides; more err less on what none has seen, and cost as
-    much more."""
+    """Readers with text, each a trunk of its own, whose mean decides; two cost twice as much."""
     textless: bool = True
     """Whether a gated network has another reader, which sees no text."""
     answers: int = 0
