@@ -118,7 +118,8 @@ def load_table(path: Path) -> Table:
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"{path}: name at least one {what}, and each once")
     if table.trained_in:
-        if any(method.runs for method in table.methods) or table.changes.keys() & {"train", "switcher"}:
+        changes = (table.changes, table.quick, *(task.changes for task in table.tasks))
+        if any(method.runs for method in table.methods) or any({"train", "switcher"} & each.keys() for each in changes):
             raise ConfigError(f"{path}: nothing is trained with 'trained_in': leave out runs, train and switcher")
     elif any(task.trained_on for task in table.tasks):
         raise ConfigError(f"{path}: 'trained_on' names a task of a table: say which in 'trained_in'")

@@ -19,6 +19,7 @@ from londi.episode import Episode, Step, read_episodes
 from londi.errors import ConfigError
 from londi.making import make_envs
 from londi.run import Run, write_text
+from londi.states import open_steps
 
 ALL, DIFFER, AGREE = "all steps", "the models differ", "they agree"
 COUNTS = ("steps", "calls", "differ")
@@ -72,7 +73,7 @@ def count_calls(run: Run, kinds: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _rows(run: Run, episodes: Sequence[Episode], kinds: Mapping[str, str]) -> list[dict[str, Any]]:
-    steps = [(episode, step, seen) for episode in episodes for step, seen in _steps(episode) if step.remaining != 0]
+    steps = [(episode, each.step, each.seen) for episode in episodes for each in open_steps([episode])]
     found = _differ(run, [step for _, step, _ in steps])
     known = [(each, differ) for each, differ in zip(steps, found, strict=True) if differ is not None]
     rows = [_row(ALL, known), _row(DIFFER, [k for k in known if k[1]]), _row(AGREE, [k for k in known if not k[1]])]
@@ -83,16 +84,6 @@ def _rows(run: Run, episodes: Sequence[Episode], kinds: Mapping[str, str]) -> li
 def _row(label: str, steps: Sequence[tuple[tuple[Episode, Step, bool], bool]]) -> dict[str, Any]:
     calls, differ = sum(step.called for (_, step, _), _ in steps), sum(other for _, other in steps)
     return {"label": label, "steps": len(steps), "calls": calls, "differ": differ}
-
-
-def _steps(episode: Episode) -> list[tuple[Step, bool]]:
-    """The steps, and whether the text of each was seen before."""
-    texts: set[str] = set()
-    found = []
-    for step in episode.steps:
-        found.append((step, step.observation in texts))
-        texts.add(step.observation)
-    return found
 
 
 def _matches(pattern: str) -> State:

@@ -254,6 +254,8 @@ def test_switchers_of_another_table_are_measured_without_training(
         ('trained_in = "small"', 'trained_in = "smal"', "no table.*small"),
         ('trained_in = "small"', 'trained_in = "elsewhere"', "must name a table that trains"),
         ("seeds = [1]", "seeds = [1]\nchanges.train.gamma = 0.5", "leave out runs, train and switcher"),
+        ("seeds = [1]", "seeds = [1]\nquick.train.gamma = 0.5", "leave out runs, train and switcher"),
+        ("{ env", "{ switcher = { width = 64 }, env", "leave out runs, train and switcher"),
         ('family = "oracle"', 'family = "oracle"\nruns = [{}]', "leave out runs, train and switcher"),
         ('trained_on = "key and door"', "", "trains no ''"),
         ('trained_on = "key and door"', 'trained_on = "door"', "trains no 'door' with seed 1"),
