@@ -68,6 +68,8 @@ def _evaluation(e: EvaluateConfig) -> list[str]:
     counts = {"episodes": e.episodes, "selection_episodes": e.selection_episodes, "num_envs": e.num_envs}
     counts |= {"processes": e.processes, "snapshot_episodes": e.snapshot_episodes}
     wrong = [f"evaluate.{key} must be at least 1, not {value}" for key, value in counts.items() if value < 1]
+    if e.selection_limit < 0:
+        wrong.append(f"evaluate.selection_limit must be at least 0, not {e.selection_limit}")
     if e.budget_measure == "dollars":
         wrong += [f"evaluate.budgets: a budget is an amount of dollars >= 0, not {n}" for n in e.budgets if not n >= 0]
     else:

@@ -227,6 +227,9 @@ class EvaluateConfig:
     selection_episodes: int = 1_000
     """Episodes on which budgets, prices, thresholds and rates are chosen. More choose closer to the limit, since the
     margin of one standard error shrinks."""
+    selection_limit: int = 0
+    """Episodes up to which those settings go on that are still in doubt: which may be the cheapest to keep 99 % of
+    DEEPTHINK's success, or may not. 0 stops at `selection_episodes` for all."""
     snapshot_episodes: int = 100
     """Selection episodes of each policy of each snapshot (`train.snapshots`)."""
     budgets: tuple[float, ...] = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12)

@@ -34,6 +34,9 @@ TEST_SEEDS, SELECTION_SEEDS = 50_000_000, 20_000_000
 CHUNK = 50
 KEPT_EPISODES = 200
 """Episodes of QUICK, DEEPTHINK and the chosen policy that are stored for the report and `watch`."""
+_NONE: frozenset[str] = frozenset()
+Progress = Callable[[int, int], None]
+"""Is told how many more episodes were played, and how many more are to be played than was thought."""
 
 
 @dataclass(frozen=True)
@@ -143,38 +146,69 @@ def _outcome(episode: Episode) -> Outcome:
     )
 
 
-def _measure(
-    run: Run,
-    phase: Phase,
-    count: int,
-    policies: Sequence[Policy],
-    keep: frozenset[str],
-    pool: ProcessPoolExecutor | None,
-    progress: Callable[[int], None],
-    snapshot: int | None = None,
-) -> tuple[list[dict[str, Any]], dict[str, list[Episode]]]:
-    first = SELECTION_SEEDS if phase == "selection" else TEST_SEEDS
-    none: frozenset[str] = frozenset()
-    jobs = [
-        _Job(
-            *(run.path, phase, first + i, min(CHUNK, count - i), tuple(policies)),
-            *(keep if i < KEPT_EPISODES else none, snapshot),
-        )
-        for i in range(0, count, CHUNK)
-    ]
-    outcomes: dict[str, list[Outcome]] = {policy.name: [] for policy in policies}
-    kept: dict[str, list[Episode]] = {name: [] for name in keep}
-    for job, result in zip(jobs, pool.map(_play, jobs) if pool else map(_play, jobs), strict=True):
-        for name, (some, episodes) in result.items():
-            outcomes[name] += some
-            if name in keep:
-                kept[name] += episodes
-        progress(job.count * len(policies))
-    return [frontier.summarise(p.name, p.kind, p.value, outcomes[p.name]) for p in policies], kept
+@dataclass(frozen=True)
+class _Plays:
+    """What plays the episodes of an evaluation: worker processes, or this one."""
+
+    run: Run
+    pool: ProcessPoolExecutor | None
+    progress: Progress
+
+    def play(
+        self,
+        phase: Phase,
+        seeds: range,
+        policies: Sequence[Policy],
+        keep: frozenset[str] = _NONE,
+        snapshot: int | None = None,
+    ) -> tuple[dict[str, list[Outcome]], dict[str, list[Episode]]]:
+        """Return by policy the outcomes of a phase's episodes, in order, and the first episodes of those to keep."""
+        first = SELECTION_SEEDS if phase == "selection" else TEST_SEEDS
+        jobs = [
+            _Job(
+                *(self.run.path, phase, first + i, min(CHUNK, seeds.stop - i), tuple(policies)),
+                *(keep if i < KEPT_EPISODES else _NONE, snapshot),
+            )
+            for i in seeds[::CHUNK]
+        ]
+        outcomes: dict[str, list[Outcome]] = {policy.name: [] for policy in policies}
+        kept: dict[str, list[Episode]] = {name: [] for name in keep}
+        for job, result in zip(jobs, self.pool.map(_play, jobs) if self.pool else map(_play, jobs), strict=True):
+            for name, (some, episodes) in result.items():
+                outcomes[name] += some
+                if name in keep:
+                    kept[name] += episodes
+            self.progress(job.count * len(policies), 0)
+        return outcomes, kept
+
+    def select(self, policies: Sequence[Policy], known: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
+        """Return the rows of policies on selection seeds; `known` are those of DEEPTHINK and others, where they are
+        not among these.
+
+        Each plays `selection_episodes`. Those that may be the ones to choose, or may not, play on until that is clear
+        or they have played `selection_limit`.
+        """
+        e = self.run.experiment.evaluate
+        outcomes, _ = self.play("selection", range(e.selection_episodes), policies)
+        for start in range(e.selection_episodes, e.selection_limit, e.selection_episodes):
+            doubt = frontier.in_doubt([*known, *_rows(policies, outcomes)], 0.99)
+            seeds = range(start, min(start + e.selection_episodes, e.selection_limit))
+            again = [policy for policy in policies if policy.name in doubt]
+            if not again:
+                break
+            self.progress(0, len(seeds) * len(again))
+            for name, more in self.play("selection", seeds, again)[0].items():
+                outcomes[name] += more
+        return _rows(policies, outcomes)
+
+
+def _rows(policies: Sequence[Policy], outcomes: Mapping[str, Sequence[Outcome]]) -> list[dict[str, Any]]:
+    return [frontier.summarise(p.name, p.kind, p.value, outcomes[p.name]) for p in policies]
 
 
 def num_plays(experiment: Experiment) -> int:
-    """Return how many episodes an evaluation plays, for a progress bar."""
+    """Return how many episodes an evaluation plays, for a progress bar; not counted is what stays in doubt and plays
+    on."""
     learned, rules = len(learned_policies(experiment)), len(baselines(experiment))
     e = experiment.evaluate
     capped = len(e.budgets) if _capped(experiment) else 0
@@ -214,37 +248,39 @@ def _universal(experiment: Experiment) -> list[Policy]:
     return [policy for policy in learned_policies(experiment) if policy.kind in frontier.LEARNED]
 
 
-def _curve(run: Run, pool: ProcessPoolExecutor | None, progress: Callable[[int], None]) -> list[dict[str, Any]]:
+def _curve(plays: _Plays) -> list[dict[str, Any]]:
     """Return the hypervolume of the learned families at each snapshot, on the first selection seeds."""
-    policies, count, found = _universal(run.experiment), run.experiment.evaluate.snapshot_episodes, []
+    run, found = plays.run, []
+    policies = _universal(run.experiment)
     for step in run.snapshots() if policies else ():
-        rows, _ = _measure(run, "selection", count, [QUICK, DEEPTHINK, *policies], frozenset(), pool, progress, step)
+        all_of_them = [QUICK, DEEPTHINK, *policies]
+        seeds = range(run.experiment.evaluate.snapshot_episodes)
+        rows = _rows(all_of_them, plays.play("selection", seeds, all_of_them, snapshot=step)[0])
         volumes = {kind: frontier.hypervolume(rows, kind) for kind in frontier.LEARNED}
         found.append({"step": step, "hypervolume": volumes})
     return found
 
 
-def evaluate(run: Run, progress: Callable[[int], None] = lambda plays: None) -> dict[str, Any]:
+def evaluate(run: Run, progress: Progress = lambda played, added: None) -> dict[str, Any]:
     """Evaluate a run, write `frontier.json` and `episodes/`, and return the frontier.
 
     Raises `RunError` where nothing was trained, or where the run's config is changed meanwhile. `progress` is told how
-    many more episodes were played.
+    many more episodes were played, and how many were added to `num_plays` of those that are to be played.
     """
     e = run.experiment.evaluate
     source = commit(Path(__file__).parent)  # of what is loaded now
     _check_features(run)  # before any process starts: complain here
     learned, rules = learned_policies(run.experiment), baselines(run.experiment)
     pool = ProcessPoolExecutor(e.processes, mp_context=get_context("spawn")) if e.processes > 1 else None
+    plays = _Plays(run, pool, progress)
     try:
-        settings = [policy for policy in rules if policy.kind != "oracle"]
-        none: frozenset[str] = frozenset()
-        selection, _ = _measure(run, "selection", e.selection_episodes, [*settings, *learned], none, pool, progress)
+        selection = plays.select([*(policy for policy in rules if policy.kind != "oracle"), *learned])
         shown = _shown(selection, learned)
-        keep = frozenset({"QUICK", "DEEPTHINK", shown})
         capped = capped_policies(run.experiment, frontier.best_price(selection)) if _capped(run.experiment) else []
-        selection += _measure(run, "selection", e.selection_episodes, capped, none, pool, progress)[0]
-        curve = _curve(run, pool, progress)
-        test, kept = _measure(run, "test", e.episodes, [*rules, *learned, *capped], keep, pool, progress)
+        selection += plays.select(capped, selection)
+        curve = _curve(plays)
+        tested = [*rules, *learned, *capped]
+        outcomes, kept = plays.play("test", range(e.episodes), tested, frozenset({"QUICK", "DEEPTHINK", shown}))
     finally:
         _worker.cache_clear()  # its environments may hold processes, and the run may be trained on before the next time
         if pool:
@@ -253,7 +289,7 @@ def evaluate(run: Run, progress: Callable[[int], None] = lambda plays: None) -> 
         raise RunError(f"{run.path / 'config.toml'} was changed while it was evaluated: evaluate again")
     for file, name in (("chosen", shown), ("quick", "QUICK"), ("deepthink", "DEEPTHINK")):
         write_episodes(run.path / "episodes" / f"{file}.jsonl", kept[name][:KEPT_EPISODES])
-    result = _frontier(run, selection, test, curve) | {"commit": source}
+    result = _frontier(run, selection, _rows(tested, outcomes), curve) | {"commit": source}
     write_text(run.path / "frontier.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
     return result
 
@@ -282,7 +318,10 @@ def _frontier(
         "training_seed": run.experiment.seed,
         "env_steps": run.trained_steps(),
         "episodes": e.episodes,
-        "seeds": {"selection": [SELECTION_SEEDS, e.selection_episodes], "test": [TEST_SEEDS, e.episodes]},
+        "seeds": {
+            "selection": [SELECTION_SEEDS, max(e.selection_episodes, e.selection_limit)],
+            "test": [TEST_SEEDS, e.episodes],
+        },
         "budget_measure": e.budget_measure,
         "policies": test,
         "selection": selection,

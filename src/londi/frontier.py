@@ -200,13 +200,31 @@ def choose(
     and falls short on others. None where no policy does.
     """
     floor = level * find(selection, "DEEPTHINK")["success"]["mean"]
-
-    def keeps(row: Mapping[str, Any]) -> bool:
-        s = row["success"]
-        return bool(s["mean"] - (s["high"] - s["low"]) / (2 * 1.96) >= floor - 1e-9)
-
-    fit = [row for row in selection if row["kind"] in kinds and keeps(row)]
+    fit = [row for row in selection if row["kind"] in kinds and _at_least(row, floor, 1)]
     return min(fit, key=lambda row: float(row["calls"]["mean"])) if fit else None
+
+
+def _at_least(row: Mapping[str, Any], floor: float, errors: float) -> bool:
+    """Whether a success is at least this, less (or, below 0, more) so many standard errors."""
+    s = row["success"]
+    return bool(s["mean"] - errors * (s["high"] - s["low"]) / (2 * 1.96) >= floor - 1e-9)
+
+
+def in_doubt(selection: Sequence[Mapping[str, Any]], level: float) -> frozenset[str]:
+    """Return the names of the policies, and DEEPTHINK's if there are any, that more episodes should say more of: those
+    within two standard errors of `level` of DEEPTHINK's success, unless another of their kind with fewer calls is
+    above that already.
+
+    A race, in which what is clear stops early (Maron and Moore 1994, Hoeffding races).
+    """
+    floor = level * find(selection, "DEEPTHINK")["success"]["mean"]
+    settings = [row for row in selection if row["kind"] not in ("model", "oracle") and _at_least(row, floor, -2)]
+    clear = [row for row in settings if _at_least(row, floor, 2)]
+    cheapest = {
+        kind: min(row["calls"]["mean"] for row in clear if row["kind"] == kind) for kind in {r["kind"] for r in clear}
+    }
+    found = {row["name"] for row in settings if row["calls"]["mean"] < cheapest.get(row["kind"], math.inf)}
+    return frozenset(found | {"DEEPTHINK"} if found else found)
 
 
 def choice(

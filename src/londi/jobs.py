@@ -43,7 +43,14 @@ class Job:
         if not (self.folder / "frontier.json").is_file():
             return False
         here = Run.open(self.folder)
-        return _same(here.experiment, self.experiment) and (self.source is None or _copied(self.source, here))
+        return self.same(here.experiment) and (self.source is None or _copied(self.source, here))
+
+    def same(self, other: Experiment) -> bool:
+        """Whether another experiment has the same results: it may be measured in more processes or larger batches."""
+        own = self.experiment.evaluate
+        return replace(other, evaluate=replace(other.evaluate, processes=own.processes, num_envs=own.num_envs)) == (
+            self.experiment
+        )
 
     @property
     def trained(self) -> bool:
@@ -64,12 +71,6 @@ def _copied(source: Job, here: Run) -> bool:
     names = [here.policy(learner).name for learner in here.experiment.train.learners]
     folders = source.folder / "checkpoints", here.path / "checkpoints"
     return filecmp.cmpfiles(*folders, names, shallow=False)[0] == names
-
-
-def _same(one: Experiment, other: Experiment) -> bool:
-    """Whether two experiments have the same results: they may be measured in more processes or larger batches."""
-    fast = replace(one.evaluate, processes=other.evaluate.processes, num_envs=other.evaluate.num_envs)
-    return replace(one, evaluate=fast) == other
 
 
 def run(job: Job) -> None:

@@ -6,7 +6,6 @@ runs of their own), training seeds. What was run is kept, so that an interrupted
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,12 +15,12 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from londi import config, frontier, protocol
+from londi import config, frontier, protocol, records
 from londi.config import Experiment
 from londi.errors import ConfigError, RunError
 from londi.jobs import Job, merged
-from londi.run import Run, load_checkpoint
-from londi.where import COUNTS, check_kinds, count_calls
+from londi.records import Record
+from londi.where import COUNTS, check_kinds
 
 SCHEMA = 1
 KEPT = (0.99, 0.95)
@@ -176,66 +175,60 @@ def _sources(table: Table, folder: Path, quick: bool) -> dict[tuple[str, int], J
     return found
 
 
-def results(table: Table, folder: Path, quick: bool = False) -> dict[str, Any]:
-    """Return the numbers of a table from its runs; raises `RunError` where one is missing."""
-    found: dict[str, Any] = {}
-    every = jobs(table, folder, quick)
-    missing = [job.folder.name for job in every if not job.done]
+def collect(table: Table, every: Sequence[Job], published: Mapping[str, Record]) -> dict[str, Record]:
+    """Return the record of each run, by the name of its folder: of a published one, where it was not run here; raises
+    `RunError` where one is missing."""
+    done = {job.folder.name: job for job in every if job.done}
+    missing = [job.folder.name for job in every if job.folder.name not in {**done, **published}]
     if missing:
         raise RunError(f"not run yet: {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}")
-    for task in table.tasks:
-        own = [job for job in every if job.task == task.name]
-        common = [_read(job) for job in own if not job.method]
-        methods = {}
-        for method in table.methods:
-            apart = [[_read(job) for job in own if job.method == f"{method.name} {i}"] for i in range(len(method.runs))]
-            shared = common if method.family in _TRAINED else common[:1] * len(common)
-            pooled = [list(group) for group in zip(*apart, strict=True)] if apart else [[one] for one in shared]
-            methods[method.name] = _method(method, common, pooled)
-        models = {
-            name: {
-                key: mean(frontier.find(t["policies"], name)[key]["mean"] for t in common)
-                for key in ("success", "calls")
-            }
-            for name in ("QUICK", "DEEPTHINK")
-        }
-        found[task.name] = {"models": models, "methods": methods}
-        if table.states:
-            found[task.name]["states"] = _states([job for job in own if not job.method], table.states)
-    overall = _overall(found, [method.name for method in table.methods if method.family != "oracle"])
+    names = (job.folder.name for job in every)
+    return {name: records.read(done[name], table.states) if name in done else published[name] for name in names}
+
+
+def results(table: Table, every: Sequence[Job], found: Mapping[str, Record], quick: bool = False) -> dict[str, Any]:
+    """Return the numbers of a table from the records of its runs."""
+    tasks = {task.name: _task(table, [job for job in every if job.task == task.name], found) for task in table.tasks}
+    overall = _overall(tasks, [method.name for method in table.methods if method.family != "oracle"])
     head = {"schema": SCHEMA, "table": table.name, "title": table.title, "quick": quick}
     seeds = list(table.seeds[:1] if quick else table.seeds)
-    episodes = jobs(table, folder, quick)[0].experiment.evaluate.episodes
-    made = json.loads((every[0].folder / "environment.json").read_text(encoding="utf-8")) | {"commits": _commits(every)}
-    return {**head, "seeds": seeds, "episodes": episodes, "made": made, "tasks": found, "overall": overall}
+    commits = {
+        what: sorted({str(each[key] or "unknown") for each in found.values()})
+        for what, key in (("trained", "trained"), ("evaluated", "commit"))
+    }
+    made = found[every[0].folder.name]["environment"] | {"commits": commits}
+    episodes = every[0].experiment.evaluate.episodes
+    return {**head, "seeds": seeds, "episodes": episodes, "made": made, "tasks": tasks, "overall": overall}
 
 
-def _commits(every: Sequence[Job]) -> dict[str, list[str]]:
-    """The commits with which the runs were trained and evaluated; none of an installed package."""
-    both = {"trained": ("trained.json", "environment.json"), "evaluated": ("frontier.json",)}
-    found = {}
-    for what, names in both.items():
-        files = [next(job.folder / name for name in names if (job.folder / name).is_file()) for job in every]
-        stored = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-        found[what] = sorted({str(each.get("commit") or "unknown") for each in stored})
-    return found
+def _task(table: Table, own: Sequence[Job], found: Mapping[str, Record]) -> dict[str, Any]:
+    """The numbers of a task from its runs."""
+    common = [found[job.folder.name] for job in own if not job.method]
+    methods = {}
+    for method in table.methods:
+        kinds = (f"{method.name} {i}" for i in range(len(method.runs)))
+        apart = [[found[job.folder.name] for job in own if job.method == kind] for kind in kinds]
+        shared = common if method.family in _TRAINED else common[:1] * len(common)
+        pooled = [list(group) for group in zip(*apart, strict=True)] if apart else [[one] for one in shared]
+        methods[method.name] = _method(method, common, pooled)
+    models = {
+        name: {
+            key: mean(frontier.find(t["policies"], name)[key]["mean"] for t in common) for key in ("success", "calls")
+        }
+        for name in ("QUICK", "DEEPTHINK")
+    }
+    states = {"states": _states(common)} if table.states else {}
+    return {"models": models, "methods": methods, **states}
 
 
-def _states(common: Sequence[Job], kinds: Mapping[str, str]) -> dict[str, Any]:
+def _states(common: Sequence[Record]) -> dict[str, Any]:
     """Where the chosen policies of all seeds call."""
-    each = [count_calls(Run.open(job.folder), kinds) for job in common]
+    each = [one["states"] for one in common]
     rows = [
         {"label": same[0]["label"], **{count: sum(row[count] for row in same) for count in COUNTS}}
         for same in zip(*(one["rows"] for one in each), strict=True)
     ]
     return {"policies": [one["policy"] for one in each], "rows": rows}
-
-
-def _read(job: Job) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads((job.folder / "frontier.json").read_text(encoding="utf-8"))
-    trained = (job.source or job).folder / "checkpoints" / "last.pt"
-    data["seconds"] = float(load_checkpoint(trained)["seconds"])
-    return data
 
 
 def _method(method: Method, common: Sequence[Any], pooled: Sequence[Sequence[Any]]) -> dict[str, Any]:

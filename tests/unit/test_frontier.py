@@ -194,6 +194,22 @@ def test_choose_wants_a_margin_of_one_standard_error() -> None:
     assert chosen["name"] == "price 0.1"
 
 
+def test_more_episodes_are_for_what_may_be_chosen_or_not() -> None:
+    def doubt(*successes: tuple[str, float, float]) -> frozenset[str]:
+        rows = [
+            row(f"{kind} {calls}", kind, calls, mean)
+            | {"success": {"mean": mean, "low": mean - 0.0392, "high": mean + 0.0392}}
+            for kind, calls, mean in successes  # one standard error is .02
+        ]
+        return frontier.in_doubt([*PAIR, *rows], 0.99)  # .792
+
+    assert doubt(("price", 2, 0.751), ("price", 5, 0.833)) == frozenset(), "one fails, the other passes"
+    assert doubt(("price", 2, 0.753), ("price", 5, 0.833)) == {"price 2", "DEEPTHINK"}
+    assert doubt(("price", 5, 0.831)) == {"price 5", "DEEPTHINK"}
+    assert doubt(("price", 2, 0.833), ("price", 5, 0.79)) == frozenset(), "it would not be the cheapest"
+    assert doubt(("price", 2, 0.833), ("budget", 5, 0.79)) == {"budget 5", "DEEPTHINK"}, "of its kind it would"
+
+
 def test_choose_takes_learned_policies_only() -> None:
     table = [*TABLE, row("entropy 1", "entropy", 1, 0.9), row("random 0.1", "random", 1, 0.9)]
     table.append(row("disagreement oracle", "oracle", 1, 0.9))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from londi import published, reproduce
+from londi import published, records, reproduce
 from londi.cli import main
 from londi.errors import ConfigError, RunError
 from londi.jobs import Job, run
@@ -85,6 +85,11 @@ def fill(table: reproduce.Table, folder: Path) -> None:
             finish(job, [row("price 0.1", "price", 2, better), *rules, row("disagreement oracle", "oracle", 2, 0.8)])
 
 
+def results(table: reproduce.Table, folder: Path) -> dict[str, Any]:
+    every = reproduce.jobs(table, folder)
+    return reproduce.results(table, every, reproduce.collect(table, every, {}))
+
+
 def test_what_is_run(table: reproduce.Table, tmp_path: Path) -> None:
     found = reproduce.jobs(table, tmp_path)
     assert [(job.method, job.experiment.seed) for job in found] == [
@@ -103,7 +108,7 @@ def test_what_is_run(table: reproduce.Table, tmp_path: Path) -> None:
 
 def test_what_is_found(table: reproduce.Table, tmp_path: Path) -> None:
     fill(table, tmp_path)
-    found = reproduce.results(table, tmp_path)
+    found = results(table, tmp_path)
     task = found["tasks"]["key and door"]
     assert task["models"] == {"QUICK": {"success": 0.4, "calls": 0}, "DEEPTHINK": {"success": 0.8, "calls": 10}}
     prices, sac = task["methods"]["prices"], task["methods"]["SAC"]
@@ -120,7 +125,7 @@ def test_what_is_found(table: reproduce.Table, tmp_path: Path) -> None:
 
 def test_it_is_written_and_printed(table: reproduce.Table, tmp_path: Path) -> None:
     fill(table, tmp_path)
-    lines = published.markdown(reproduce.results(table, tmp_path))
+    lines = published.markdown(results(table, tmp_path))
     text = "\n".join(lines)
     assert "| prices | 1 | **0.860 ± 0.057** |" in text
     assert "100.0 % (1 of 2 seeds) | 20.0 % (1 of 2 seeds)" in text
@@ -150,7 +155,7 @@ def test_where_calls_are_made_is_printed() -> None:
 
 def test_runs_that_are_missing_or_of_another_table(table: reproduce.Table, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not run yet: key-and-door-0"):
-        reproduce.results(table, tmp_path)
+        results(table, tmp_path)
     fill(table, tmp_path)
     faster = replace(table, changes={"evaluate": {"episodes": 40, "processes": 7, "num_envs": 9}})
     assert all(job.done for job in reproduce.jobs(faster, tmp_path)), "the results do not depend on these"
@@ -158,6 +163,35 @@ def test_runs_that_are_missing_or_of_another_table(table: reproduce.Table, tmp_p
     assert not any(job.done for job in reproduce.jobs(changed, tmp_path))
     with pytest.raises(RunError, match="another experiment"):
         run(reproduce.jobs(changed, tmp_path)[0])
+
+
+def test_what_is_published_of_the_runs_gives_the_same_numbers(table: reproduce.Table, tmp_path: Path) -> None:
+    fill(table, tmp_path / "runs")
+    every = reproduce.jobs(table, tmp_path / "runs")
+    found = reproduce.collect(table, every, {})
+    kept = tmp_path / "small"
+    records.save(kept, {"of-a-task-that-is-no-more-0": found["key-and-door-0"]})
+    records.save(kept, found)
+    assert {path.stem for path in kept.iterdir()} == {job.folder.name for job in every}
+    assert kept.joinpath("key-and-door-0.json").read_text().count("\n  {") == 10, "a line for each policy"
+
+    elsewhere = reproduce.jobs(table, tmp_path / "nowhere")
+    read = records.load(kept, elsewhere, {})
+    assert reproduce.results(table, elsewhere, reproduce.collect(table, elsewhere, read)) == reproduce.results(
+        table, every, found
+    )
+    more = reproduce.jobs(replace(table, seeds=(0, 1, 2)), tmp_path / "nowhere")
+    assert {job.folder.name for job in more} - records.load(kept, more, {}).keys() == {
+        *("key-and-door-2", "key-and-door-SAC-0-2", "key-and-door-SAC-1-2")
+    }
+    changed = reproduce.jobs(replace(table, changes={"train": {"gamma": 0.5}}), tmp_path / "nowhere")
+    assert not records.load(kept, changed, {}), "they are of other experiments"
+    assert {*records.load(kept, elsewhere, {"carries": "You carry"})} == {
+        job.folder.name for job in every if job.method
+    }, "where the common runs call was not counted"
+    (kept / "key-and-door-1.json").write_text("{")
+    with pytest.raises(RunError, match=r"key-and-door-1.json is damaged"):
+        records.load(kept, elsewhere, {})
 
 
 def test_what_is_only_evaluated_otherwise_is_not_trained_again(
@@ -242,7 +276,7 @@ def test_switchers_of_another_table_are_measured_without_training(
     told.append(job.done)
     assert told == [False, True, False], "without policies, with the source's, after the source was trained anew"
     (job.source.folder / "checkpoints" / "price.pt").write_text("learned")
-    lines = published.markdown(reproduce.results(elsewhere(tmp_path), here), "lines")
+    lines = published.markdown(results(elsewhere(tmp_path), here), "lines")
     assert lines[-1].endswith("trained at commit abc.")
     assert "| a slippery floor | 40.0 % | 80.0 % | 100.0 % | 20.0 % | 0.900 | 0.900 | 0 |" in "\n".join(lines)
 
@@ -304,7 +338,8 @@ def test_the_command_refuses_what_is_not_there(tmp_path: Path, capsys: pytest.Ca
 
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments" / "tables").glob("*.toml")), ids=lambda path: path.stem)
 def test_the_repositorys_tables_can_be_run_and_stand_on_their_page(path: Path) -> None:
-    """Not run here: every experiment is one, and the page shows the numbers that are stored."""
+    """Not run here: every experiment is one, and the page shows the numbers that are stored, which are those of the
+    runs that are published."""
     spec = reproduce.load_table(path)
     assert reproduce.jobs(spec, Path("runs"), quick=True)
     assert reproduce.jobs(spec, Path("runs"))
@@ -315,6 +350,11 @@ def test_the_repositorys_tables_can_be_run_and_stand_on_their_page(path: Path) -
         if spec.states:
             states = published.states_markdown(stored["tasks"])
             assert published.put(page, f"{spec.name} states", states) == page
+        every = reproduce.jobs(spec, Path("runs"))
+        kept = records.load(path.with_suffix(""), every, spec.states)
+        if path.with_suffix("").is_dir():
+            found = reproduce.results(spec, every, reproduce.collect(spec, every, kept))
+            assert reproduce.differences(stored, found, 1e-9) == []
 
 
 def test_the_printed_numbers_are_the_ones_that_a_fresh_run_finds(

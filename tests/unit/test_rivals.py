@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from londi import config
+from londi import config, frontier
 from londi.config import EnvConfig, dump
 from londi.encoders import Features
 from londi.errors import CheckpointError, ConfigError, RunError
-from londi.evaluate import _Job, _play, _shown, evaluate
+from londi.evaluate import _Job, _play, _Plays, _rows, _shown, evaluate
 from londi.exploration import players
 from londi.learners.base import NetworkLearner
 from londi.learners.dqn import DQNConfig, DQNLearner
@@ -23,7 +23,7 @@ from londi.learners.ppo import PPOConfig, PPOLearner
 from londi.learners.replay import Replay, Trajectory
 from londi.learners.router import RouterLearner
 from londi.learners.sac import SACConfig, SACLearner
-from londi.policies import QUICK, Policy, capped_policies, learned_policies
+from londi.policies import DEEPTHINK, QUICK, Policy, capped_policies, learned_policies
 from londi.run import Run, load_checkpoint, save_checkpoint
 from londi.switchers import Query
 from londi.switchers.reader import NetworkShape
@@ -320,12 +320,33 @@ def test_a_config_that_changes_while_it_is_evaluated(tmp_path: Path) -> None:
     run = Run(trainer.run.path, replace(setting, evaluate=few))
     (run.path / "config.toml").write_text(dump(run.experiment))
 
-    def change(plays: int) -> None:
+    def change(played: int, added: int) -> None:
         (run.path / "config.toml").write_text(dump(setting))
 
     with pytest.raises(RunError, match="changed while it was evaluated"):
         evaluate(run, change)
     assert not (run.path / "frontier.json").exists()
+
+
+def test_what_is_in_doubt_plays_on(tmp_path: Path) -> None:
+    setting = experiment(learners=("price",), num_steps=400, warmup_steps=100)
+    trainer = prepare(tmp_path / "run", setting)
+    trainer.train()
+    few = replace(setting.evaluate, selection_episodes=4, selection_limit=10, random_rates=(0.5, 0.9, 0.95))
+    run = Run(trainer.run.path, replace(setting, evaluate=few))
+    told: list[tuple[int, int]] = []
+    plays = _Plays(run, None, lambda played, added: told.append((played, added)))
+    policies = [QUICK, DEEPTHINK, *(Policy(f"random {rate}", "random", rate) for rate in few.random_rates)]
+    rows = plays.select(policies)
+    again = frontier.in_doubt(_rows(policies, plays.play("selection", range(4), policies)[0]), 0.99)
+    assert {"DEEPTHINK", "random 0.95"} <= again, "four episodes say little"
+    assert "QUICK" not in again
+    assert told[:3] == [(4 * len(policies), 0), (0, 4 * len(again)), (4 * len(again), 0)]
+    assert told[3][1] <= 2 * len(again), "two more make ten"
+    ten = _rows(policies, plays.play("selection", range(10), policies)[0])
+    last = frontier.in_doubt(_rows(policies, plays.play("selection", range(8), policies)[0]), 0.99)
+    for name in last & again:
+        assert frontier.find(rows, name) == frontier.find(ten, name), "as if it had played them at once"
 
 
 def test_whose_episodes_are_stored() -> None:

@@ -131,7 +131,7 @@ def _evaluate(run: Path) -> dict[str, Any]:
     opened = Run.open(run)
     opened.load_switchers()  # complain before a progress bar stands there
     with bar("evaluating", num_plays(opened.experiment)) as move:
-        return measure(opened, lambda plays: move(advance=plays))
+        return measure(opened, lambda played, added: move(advance=played, added=added))
 
 
 @app.command

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json as jsonlib
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.table import Table
 
 from londi.cli.terminal import bar, err, out, print_json
 from londi.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from londi.jobs import Job
 
 TABLES = Path("experiments/tables")
 
@@ -22,6 +25,7 @@ def reproduce(
     table: tyro.conf.Positional[str],
     quick: bool = False,
     check: bool = False,
+    published: bool = False,
     folder: Path = Path("runs/tables"),
     jobs: int = 1,
     tolerance: float = 1e-9,
@@ -34,57 +38,72 @@ def reproduce(
         table: a name in experiments/tables, or a TOML file.
         quick: one seed and fewer steps; prints the table and leaves the page alone.
         check: write nothing, compare with the printed numbers; exit code 1 where one differs.
+        published: take what the table keeps of its runs, and run only what it keeps nothing of.
         folder: where the runs lie.
         jobs: runs at a time; evaluation takes `evaluate.processes` of its own.
         tolerance: largest difference of a number that passes the check.
         json: print the numbers as JSON.
     """
-    from londi import published
+    from londi import records
     from londi.jobs import run_all
-    from londi.reproduce import differences, load_table, results
+    from londi.published import markdown, put, states_markdown
+    from londi.reproduce import collect, differences, load_table, results
     from londi.reproduce import jobs as jobs_of
-    from londi.run import write_text
 
     source = Path(table) if table.endswith(".toml") else TABLES / f"{table}.toml"
     spec = load_table(source)
     if jobs < 1:
         raise RunError(f"--jobs must be at least 1, not {jobs}")
+    if quick and published:
+        raise ConfigError("--quick runs are not published: leave out --quick or --published")
     page = (source.parent / spec.page).resolve() if spec.page and not quick and not check else None
     if page and not page.is_file():
         raise ConfigError(f"{source}: there is no page {page}")
     for name in (spec.name, *([f"{spec.name} states"] if spec.states else ())):
         if page:  # before the runs: a missing place must not be found out after hours
-            published.put(page.read_text(encoding="utf-8"), name, ())
+            put(page.read_text(encoding="utf-8"), name, ())
     here = folder / (f"{spec.name}-quick" if quick else spec.name)
-    todo = [job for job in jobs_of(spec, here, quick) if not job.done]
+    every = jobs_of(spec, here, quick)
+    kept = records.load(source.with_suffix(""), every, spec.states) if published else {}
+    todo = [job for job in every if job.folder.name not in kept and not job.done]
     if todo:
         with bar(spec.title, len(todo)) as move:
             run_all(todo, jobs, lambda: move(advance=1))
-    found = results(spec, here, quick)
-    stored = source.with_suffix(".json")
+    runs = collect(spec, every, kept)
+    found = results(spec, every, runs, quick)
     if json:
         print_json(found)
     if check:
-        _check(stored, found, tolerance, differences)
+        _check(source.with_suffix(".json"), found, tolerance, differences)
         return
-    blocks = {spec.name: published.markdown(found, spec.layout)}
+    blocks = {spec.name: markdown(found, spec.layout)}
     if spec.states:
-        blocks[f"{spec.name} states"] = published.states_markdown(found["tasks"])
-    if page is None:
-        if not json:
-            lines = [line for block in blocks.values() for line in (*block, "")]
-            out.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
-        return
+        blocks[f"{spec.name} states"] = states_markdown(found["tasks"])
+    if page:
+        records.save(source.with_suffix(""), runs)
+        _publish(page, source, blocks, found, {job: runs[job.folder.name] for job in every if not job.method})
+    elif not json:
+        lines = [line for block in blocks.values() for line in (*block, "")]
+        out.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
+
+
+def _publish(
+    page: Path, source: Path, blocks: Mapping[str, Sequence[str]], found: dict[str, Any], common: Mapping[Job, Any]
+) -> None:
+    """Write a table's blocks into its page, its picture where the page shows one, and its numbers beside its TOML."""
+    from londi.published import put, save_frontiers
+    from londi.run import write_text
+
     text = page.read_text(encoding="utf-8")
     for name, block in blocks.items():
-        text = published.put(text, name, block)
-    picture = page.with_name(f"{page.stem}-{spec.name}.png")
+        text = put(text, name, block)
+    picture = page.with_name(f"{page.stem}-{source.stem}.png")
     if f"({picture.name})" in text:
         tasks: dict[str, list[Any]] = {}
-        for job in jobs_of(spec, here, quick):
-            if not job.method:
-                tasks.setdefault(job.task, []).append(jsonlib.loads((job.folder / "frontier.json").read_text()))
-        published.save_frontiers(tasks, picture)
+        for job, record in common.items():
+            tasks.setdefault(job.task, []).append(record)
+        save_frontiers(tasks, picture)
+    stored = source.with_suffix(".json")
     write_text(stored, jsonlib.dumps(found, indent=1) + "\n")
     write_text(page, text)
     err.print(f"written: {page}, {stored}", soft_wrap=True)

@@ -17,14 +17,18 @@ out, err = Console(), Console(stderr=True)
 
 @contextmanager
 def bar(label: str, total: int, extra: str = "") -> Iterator[Any]:
-    """Show a progress bar on stderr; yields a function that moves it to `done` or by `advance`."""
+    """Show a progress bar on stderr; yields a function that moves it to `done` or by `advance`, or adds to its end."""
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[extra]}")]
     with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=err) as progress:
         task = progress.add_task(label, total=total, extra=extra)
 
-        def move(done: int | None = None, *, advance: int | None = None, extra: str | None = None) -> None:
+        def move(
+            done: int | None = None, *, advance: int | None = None, added: int = 0, extra: str | None = None
+        ) -> None:
+            nonlocal total
+            total += added
             fields = {} if extra is None else {"extra": extra}
-            progress.update(task, completed=done, advance=advance, **fields)  # type: ignore[arg-type]
+            progress.update(task, total=total, completed=done, advance=advance, **fields)  # type: ignore[arg-type]
 
         yield move
 
