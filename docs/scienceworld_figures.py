@@ -12,7 +12,6 @@ from typing import Any
 from londi import Agent, Assignment, frontier, lms, plots, rollout
 from londi.agent import OracleAgent
 from londi.envs.jvm import POOL
-from londi.evaluate import TEST_SEEDS
 from londi.making import make_encoder, make_envs
 from londi.run import Run
 
@@ -102,7 +101,10 @@ def calls_along(opened: Run, row: Mapping[str, Any], path: Path) -> None:
     agents = [kind(quick, deepthink, encoder, chosen, experiment.env.prompt) for kind in (Agent, OracleAgent)]
     value = row["value"]
     budget, price = (value, 0.0) if row["kind"] == "budget" else (None, value)
-    jobs = [Assignment(TEST_SEEDS + i, "", budget, price) for i in range(experiment.evaluate.episodes)]
+    jobs = [
+        Assignment(experiment.evaluate.first_test_seed + i, "", budget, price)
+        for i in range(experiment.evaluate.episodes)
+    ]
     done, called, asked, differ = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     order: dict[str, list[int]] = {}
     for episode, _ in rollout(made, agents[0], jobs):

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from londi.config import EvaluateConfig, Experiment, ModelConfig, TrainConfig
 
 
+TEST_SEEDS = 50_000_000
+"""Test episodes are numbered from here on, those of selection before it."""
+
+
 def check(experiment: Experiment) -> None:
     """Raise `ConfigError` for the first value that is out of its range."""
     name = experiment.name
@@ -68,6 +72,11 @@ def _evaluation(e: EvaluateConfig) -> list[str]:
     counts = {"episodes": e.episodes, "selection_episodes": e.selection_episodes, "num_envs": e.num_envs}
     counts |= {"processes": e.processes, "snapshot_episodes": e.snapshot_episodes}
     wrong = [f"evaluate.{key} must be at least 1, not {value}" for key, value in counts.items() if value < 1]
+    if not TEST_SEEDS <= e.first_test_seed <= 2**32 - e.episodes:
+        wrong.append(
+            f"evaluate.first_test_seed must lie in {TEST_SEEDS:,} to {2**32 - e.episodes:,}, beyond the episodes of "
+            f"selection and before those of training, not at {e.first_test_seed:,}"
+        )
     if e.selection_limit < 0:
         wrong.append(f"evaluate.selection_limit must be at least 0, not {e.selection_limit}")
     if e.budget_measure == "dollars":

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from londi.checks import check
+from londi.checks import TEST_SEEDS, check
 from londi.errors import ConfigError, LondiError, did_you_mean
 from londi.prompt import PromptTemplate
 from londi.usage import BudgetMeasure, Measure
@@ -224,6 +224,8 @@ class EvaluateConfig:
 
     episodes: int = 500
     """Test episodes of each policy."""
+    first_test_seed: int = TEST_SEEDS
+    """Number of the first of them, from 50,000,000 on. Another leaves those aside that were looked at before."""
     selection_episodes: int = 1_000
     """Episodes on which budgets, prices, thresholds and rates are chosen. More choose closer to the limit, since the
     margin of one standard error shrinks."""

@@ -30,7 +30,7 @@ from londi.rollout import Assignment, rollout
 from londi.run import Run, load_checkpoint, write_text
 from londi.switchers import Switcher
 
-TEST_SEEDS, SELECTION_SEEDS = 50_000_000, 20_000_000
+SELECTION_SEEDS = 20_000_000
 CHUNK = 50
 KEPT_EPISODES = 200
 """Episodes of QUICK, DEEPTHINK and the chosen policy that are stored for the report and `watch`."""
@@ -163,7 +163,7 @@ class _Plays:
         snapshot: int | None = None,
     ) -> tuple[dict[str, list[Outcome]], dict[str, list[Episode]]]:
         """Return by policy the outcomes of a phase's episodes, in order, and the first episodes of those to keep."""
-        first = SELECTION_SEEDS if phase == "selection" else TEST_SEEDS
+        first = SELECTION_SEEDS if phase == "selection" else self.run.experiment.evaluate.first_test_seed
         jobs = [
             _Job(
                 *(self.run.path, phase, first + i, min(CHUNK, seeds.stop - i), tuple(policies)),
@@ -320,7 +320,7 @@ def _frontier(
         "episodes": e.episodes,
         "seeds": {
             "selection": [SELECTION_SEEDS, max(e.selection_episodes, e.selection_limit)],
-            "test": [TEST_SEEDS, e.episodes],
+            "test": [e.first_test_seed, e.episodes],
         },
         "budget_measure": e.budget_measure,
         "policies": test,

@@ -90,6 +90,8 @@ def test_another_pair_is_two_lines() -> None:
         ({"seed": -1}, "seed must be at least 0"),
         ({"evaluate": {"episodes": 0}}, "evaluate.episodes must be at least 1, not 0"),
         ({"evaluate": {"processes": 0}}, "evaluate.processes must be at least 1, not 0"),
+        ({"evaluate": {"selection_limit": -1}}, "evaluate.selection_limit must be at least 0, not -1"),
+        ({"evaluate": {"first_test_seed": 20_000_000}}, "first_test_seed must lie in 50,000,000 to 4,294,966,796"),
         ({"evaluate": {"budgets": [-1]}}, "evaluate.budgets: a budget is a number of calls >= 0, not -1"),
         ({"evaluate": {"prices": [0.0]}}, "evaluate.prices: a price is > 0, not 0.0"),
         ({"evaluate": {"random_rates": [1.1]}}, "evaluate.random_rates: a rate lies in [0, 1], not 1.1"),

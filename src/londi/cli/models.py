@@ -36,7 +36,7 @@ def lm_info(
     """
     from londi import lms
     from londi.bench.alone import measure_model
-    from londi.evaluate import TEST_SEEDS
+    from londi.checks import TEST_SEEDS
 
     server = config.ServerConfig()
     if base_url is not None:
