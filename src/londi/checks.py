@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 TEST_SEEDS = 50_000_000
 """Test episodes are numbered from here on, those of selection before it."""
+_DEMONSTRATIONS = 1_000_000_000
+"""The built-in models of BabyAI were cloned from episodes that are numbered from here on."""
 
 
 def check(experiment: Experiment) -> None:
@@ -72,13 +74,17 @@ def _evaluation(e: EvaluateConfig) -> list[str]:
     counts = {"episodes": e.episodes, "selection_episodes": e.selection_episodes, "num_envs": e.num_envs}
     counts |= {"processes": e.processes, "snapshot_episodes": e.snapshot_episodes}
     wrong = [f"evaluate.{key} must be at least 1, not {value}" for key, value in counts.items() if value < 1]
-    if not TEST_SEEDS <= e.first_test_seed <= 2**32 - e.episodes:
+    last = _DEMONSTRATIONS - e.episodes
+    if not TEST_SEEDS <= e.first_test_seed <= last:
         wrong.append(
-            f"evaluate.first_test_seed must lie in {TEST_SEEDS:,} to {2**32 - e.episodes:,}, beyond the episodes of "
-            f"selection and before those of training, not at {e.first_test_seed:,}"
+            f"evaluate.first_test_seed must lie in {TEST_SEEDS:,} to {last:,}, beyond the episodes of selection and "
+            f"before those that models were cloned from, not at {e.first_test_seed:,}"
         )
-    if e.selection_limit < 0:
-        wrong.append(f"evaluate.selection_limit must be at least 0, not {e.selection_limit}")
+    if e.selection_limit and e.selection_limit < e.selection_episodes:
+        wrong.append(
+            f"evaluate.selection_limit must be 0 or at least evaluate.selection_episodes ({e.selection_episodes:,}), "
+            f"not {e.selection_limit:,}"
+        )
     if e.budget_measure == "dollars":
         wrong += [f"evaluate.budgets: a budget is an amount of dollars >= 0, not {n}" for n in e.budgets if not n >= 0]
     else:

@@ -225,13 +225,14 @@ class EvaluateConfig:
     episodes: int = 500
     """Test episodes of each policy."""
     first_test_seed: int = TEST_SEEDS
-    """Number of the first of them, from 50,000,000 on. Another leaves those aside that were looked at before."""
+    """Number of the first of them, from 50,000,000 on. Another leaves those aside that were looked at before; not in
+    ScienceWorld, where it plays the same variations in another order."""
     selection_episodes: int = 1_000
     """Episodes on which budgets, prices, thresholds and rates are chosen. More choose closer to the limit, since the
     margin of one standard error shrinks."""
     selection_limit: int = 0
-    """Episodes up to which those settings go on that are still in doubt: which may be the cheapest to keep 99 % of
-    DEEPTHINK's success, or may not. 0 stops at `selection_episodes` for all."""
+    """Episodes up to which settings go on, `selection_episodes` at a time, that may be the cheapest of their family to
+    keep 99 % of DEEPTHINK's success and may not: within two standard errors of it. 0 stops all after the first."""
     snapshot_episodes: int = 100
     """Selection episodes of each policy of each snapshot (`train.snapshots`)."""
     budgets: tuple[float, ...] = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12)

@@ -1,7 +1,7 @@
 """Measure every budget, every price and the baselines on fresh seeds, and write `frontier.json`.
 
 Budgets, prices, thresholds and rates are chosen on selection seeds and measured on test seeds; the two sets are
-disjoint from each other and from training's. All policies play the same episodes.
+disjoint from each other and from training's. All policies play the same test episodes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CHUNK = 50
 KEPT_EPISODES = 200
 """Episodes of QUICK, DEEPTHINK and the chosen policy that are stored for the report and `watch`."""
 _NONE: frozenset[str] = frozenset()
-Progress = Callable[[int, int], None]
+PlayProgress = Callable[[int, int], None]
 """Is told how many more episodes were played, and how many more are to be played than was thought."""
 
 
@@ -152,7 +152,7 @@ class _Plays:
 
     run: Run
     pool: ProcessPoolExecutor | None
-    progress: Progress
+    progress: PlayProgress
 
     def play(
         self,
@@ -185,21 +185,22 @@ class _Plays:
         """Return the rows of policies on selection seeds; `known` are those of DEEPTHINK and others, where they are
         not among these.
 
-        Each plays `selection_episodes`. Those that may be the ones to choose, or may not, play on until that is clear
-        or they have played `selection_limit`.
+        Each plays `selection_episodes`. Those that may be the ones to choose, or may not, play as many again until that
+        is clear or they have played `selection_limit`, and DEEPTHINK with them where it is among these.
         """
         e = self.run.experiment.evaluate
         outcomes, _ = self.play("selection", range(e.selection_episodes), policies)
-        for start in range(e.selection_episodes, e.selection_limit, e.selection_episodes):
+        while True:
             doubt = frontier.in_doubt([*known, *_rows(policies, outcomes)], 0.99)
+            played = {p: len(outcomes[p.name]) for p in policies if p.name in doubt}
+            start = min(played.values(), default=e.selection_limit)
+            if start >= e.selection_limit:
+                return _rows(policies, outcomes)
             seeds = range(start, min(start + e.selection_episodes, e.selection_limit))
-            again = [policy for policy in policies if policy.name in doubt]
-            if not again:
-                break
+            again = [policy for policy, count in played.items() if count == start]
             self.progress(0, len(seeds) * len(again))
             for name, more in self.play("selection", seeds, again)[0].items():
                 outcomes[name] += more
-        return _rows(policies, outcomes)
 
 
 def _rows(policies: Sequence[Policy], outcomes: Mapping[str, Sequence[Outcome]]) -> list[dict[str, Any]]:
@@ -261,7 +262,7 @@ def _curve(plays: _Plays) -> list[dict[str, Any]]:
     return found
 
 
-def evaluate(run: Run, progress: Progress = lambda played, added: None) -> dict[str, Any]:
+def evaluate(run: Run, progress: PlayProgress = lambda played, added: None) -> dict[str, Any]:
     """Evaluate a run, write `frontier.json` and `episodes/`, and return the frontier.
 
     Raises `RunError` where nothing was trained, or where the run's config is changed meanwhile. `progress` is told how
@@ -319,7 +320,7 @@ def _frontier(
         "env_steps": run.trained_steps(),
         "episodes": e.episodes,
         "seeds": {
-            "selection": [SELECTION_SEEDS, max(e.selection_episodes, e.selection_limit)],
+            "selection": [SELECTION_SEEDS, max(row["episodes"] for row in selection)],
             "test": [e.first_test_seed, e.episodes],
         },
         "budget_measure": e.budget_measure,

@@ -66,6 +66,7 @@ def summarise(name: str, kind: str, value: float | None, outcomes: Sequence[Outc
         "name": name,
         "kind": kind,
         "value": value,
+        "episodes": len(outcomes),
         "success": {"mean": successes / len(outcomes), "low": low, "high": high},
         "return": float(np.mean([o.total_reward for o in outcomes])),
         "calls": {"mean": float(np.mean(calls)), "max": max(calls)},
@@ -215,7 +216,8 @@ def in_doubt(selection: Sequence[Mapping[str, Any]], level: float) -> frozenset[
     within two standard errors of `level` of DEEPTHINK's success, unless another of their kind with fewer calls is
     above that already.
 
-    A race, in which what is clear stops early (Maron and Moore 1994, Hoeffding races).
+    A race, in which what is clear stops early, as in Maron and Moore 1994, Hoeffding races; but without their bound on
+    the error of all looks together, and with DEEPTHINK's own success taken as it is.
     """
     floor = level * find(selection, "DEEPTHINK")["success"]["mean"]
     settings = [row for row in selection if row["kind"] not in ("model", "oracle") and _at_least(row, floor, -2)]

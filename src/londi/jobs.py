@@ -43,9 +43,9 @@ class Job:
         if not (self.folder / "frontier.json").is_file():
             return False
         here = Run.open(self.folder)
-        return self.same(here.experiment) and (self.source is None or _copied(self.source, here))
+        return self.same_results(here.experiment) and (self.source is None or _copied(self.source, here))
 
-    def same(self, other: Experiment) -> bool:
+    def same_results(self, other: Experiment) -> bool:
         """Whether another experiment has the same results: it may be measured in more processes or larger batches."""
         own = self.experiment.evaluate
         return replace(other, evaluate=replace(other.evaluate, processes=own.processes, num_envs=own.num_envs)) == (

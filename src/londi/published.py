@@ -102,13 +102,18 @@ def _tables(tasks: Mapping[str, Any]) -> list[str]:
 
 
 def _made(environment: Mapping[str, Any]) -> str:
-    packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
-    machine = environment["machine"]
     known = {what: commits for what, commits in environment.get("commits", {}).items() if commits != ["unknown"]}
     at = [f"{what} at {_commits(commits)}" for what, commits in known.items()]
+    places = " and ".join(_place(each) for each in (environment, *environment.get("others", ())))
+    return f"Made with {places}{'; ' if at else ''}{', '.join(at)}."
+
+
+def _place(environment: Mapping[str, Any]) -> str:
+    packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    machine = environment["machine"]
     return (
-        f"Made with {packages}, Python {environment['python']}; {machine['system']}, {machine['processor']}, "
-        f"{machine['cpus']} CPUs{'; ' if at else ''}{', '.join(at)}."
+        f"{packages}, Python {environment['python']}; {machine['system']}, {machine['processor']}, "
+        f"{machine['cpus']} CPUs"
     )
 
 

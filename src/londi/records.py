@@ -15,60 +15,75 @@ from londi import config
 from londi.errors import ConfigError, RunError
 from londi.jobs import Job
 from londi.run import Run, load_checkpoint, write_text
-from londi.where import count_calls
+from londi.where import count_calls, counted
 
 SCHEMA = 1
 Record = dict[str, Any]
-_KEPT = ("env_steps", "commit", "policies", "selection")
+_MEASURED = ("env_steps", "commit", "policies", "selection")
+_KEYS = ("table", "experiment", "source", "environment", "trained", "seconds", "states", *_MEASURED)
 
 
-def read(job: Job, kinds: Mapping[str, str]) -> Record:
-    """Return the record of a run that is done; where it calls, in these kinds of state, for a common run with some."""
+def read(table: str, job: Job, kinds: Mapping[str, str]) -> Record:
+    """Return the record of a run of a table that is done; where it calls, in these kinds of state, for a common run."""
     measured = _json(job.folder / "frontier.json")
     trained = next(job.folder / name for name in ("trained.json", "environment.json") if (job.folder / name).is_file())
     last = (job.source or job).folder / "checkpoints" / "last.pt"
     return {
         "schema": SCHEMA,
+        "table": table,
         "experiment": config.plain(job.experiment),
+        "source": config.plain(job.source.experiment) if job.source else None,
         "environment": _json(job.folder / "environment.json"),
         "trained": _json(trained).get("commit"),
         "seconds": float(load_checkpoint(last)["seconds"]),
-        "states": count_calls(Run.open(job.folder), kinds) | {"kinds": dict(kinds)}
-        if kinds and not job.method
-        else None,
-        **{key: measured.get(key) for key in _KEPT},
+        "states": count_calls(Run.open(job.folder), kinds) if kinds and not job.method else None,
+        **{key: measured.get(key) for key in _MEASURED},
     }
 
 
 def load(folder: Path, every: Sequence[Job], kinds: Mapping[str, str]) -> dict[str, Record]:
     """Return the published records, by the name of the run's folder, of those runs that have one of the same
-    experiment and the same kinds of state; raises `RunError` for one that is damaged."""
+    experiment, the same source and the same kinds of state; raises `RunError` for one that is damaged."""
     found = {}
     for job in every:
         path = folder / f"{job.folder.name}.json"
-        record = _json(path) if path.is_file() else {}
-        if record and record.get("schema") != SCHEMA:
-            raise RunError(f"{path} is of another version of londi: run the table without --published")
-        if record and _fits(record, job, kinds):
+        record = _json(path) if path.is_file() else None
+        if record is None:
+            continue
+        if record.get("schema") != SCHEMA or not {*_KEYS} <= {*record}:
+            raise RunError(f"{path} is damaged, or of another version of londi: run the table without --published")
+        if _fits(record, job, kinds):
             found[job.folder.name] = record
     return found
 
 
 def _fits(record: Record, job: Job, kinds: Mapping[str, str]) -> bool:
     try:
-        same = job.same(config.parse(record["experiment"]))
+        same = job.same_results(config.parse(record["experiment"]))
+        if job.source:
+            same = same and record["source"] is not None and config.parse(record["source"]) == job.source.experiment
     except ConfigError:  # a setting that there is no more
         return False
-    return same and (job.method != "" or (record["states"] or {"kinds": {}})["kinds"] == dict(kinds))
+    if job.method or not kinds:
+        return same
+    of = (record["states"] or {}).get("of", {})
+    return same and {key: of.get(key) for key in of if key != "episodes"} == counted(job.experiment, kinds)
+
+
+def check(folder: Path) -> None:
+    """Raise `RunError` where records can't be kept there."""
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file, where the table keeps what it found in its runs: move it away")
 
 
 def save(folder: Path, records: Mapping[str, Record]) -> None:
-    """Write the records of a table, a line for each policy, and remove those of runs that it has no more."""
+    """Write the records of a table, a line for each policy, and remove those of its runs that it has no more."""
     folder.mkdir(exist_ok=True)
     for name, record in records.items():
         write_text(folder / f"{name}.json", _text(record))
+    tables = {record["table"] for record in records.values()}
     for path in folder.glob("*.json"):
-        if path.stem not in records:
+        if path.stem not in records and _json(path).get("table") in tables:
             path.unlink()
 
 
@@ -85,7 +100,9 @@ def _text(record: Record) -> str:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunError(f"{path} is damaged: remove it and run again") from error
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise RunError(f"{path} is damaged: remove it and run again")
     return found

@@ -176,14 +176,17 @@ def _sources(table: Table, folder: Path, quick: bool) -> dict[tuple[str, int], J
 
 
 def collect(table: Table, every: Sequence[Job], published: Mapping[str, Record]) -> dict[str, Record]:
-    """Return the record of each run, by the name of its folder: of a published one, where it was not run here; raises
+    """Return the record of each run, by the name of its folder: the published one, else of what was run here; raises
     `RunError` where one is missing."""
-    done = {job.folder.name: job for job in every if job.done}
+    done = {job.folder.name: job for job in every if job.folder.name not in published and job.done}
     missing = [job.folder.name for job in every if job.folder.name not in {**done, **published}]
     if missing:
         raise RunError(f"not run yet: {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}")
     names = (job.folder.name for job in every)
-    return {name: records.read(done[name], table.states) if name in done else published[name] for name in names}
+    return {
+        name: published[name] if name in published else records.read(table.name, done[name], table.states)
+        for name in names
+    }
 
 
 def results(table: Table, every: Sequence[Job], found: Mapping[str, Record], quick: bool = False) -> dict[str, Any]:
@@ -196,9 +199,15 @@ def results(table: Table, every: Sequence[Job], found: Mapping[str, Record], qui
         what: sorted({str(each[key] or "unknown") for each in found.values()})
         for what, key in (("trained", "trained"), ("evaluated", "commit"))
     }
-    made = found[every[0].folder.name]["environment"] | {"commits": commits}
+    places = [found[job.folder.name]["environment"] for job in every]
+    others = [place for i, place in enumerate(places) if all(_differ(place, each) for each in places[:i])]
+    made = places[0] | {"commits": commits, "others": others[1:]}
     episodes = every[0].experiment.evaluate.episodes
     return {**head, "seeds": seeds, "episodes": episodes, "made": made, "tasks": tasks, "overall": overall}
+
+
+def _differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return any(one.get(key) != other.get(key) for key in ("python", "packages", "machine"))
 
 
 def _task(table: Table, own: Sequence[Job], found: Mapping[str, Record]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from londi import lms
 from londi.agent import ask
+from londi.config import Experiment
 from londi.episode import Episode, Step, read_episodes
 from londi.errors import ConfigError
 from londi.making import make_envs
@@ -50,10 +51,16 @@ def check_kinds(kinds: Mapping[str, str], source: str) -> None:
             raise ConfigError(f"{source}: 'states.{label}' is no regular expression: {error}") from error
 
 
+def counted(experiment: Experiment, kinds: Mapping[str, str]) -> dict[str, Any]:
+    """Return what `count_calls` counts, whatever the episodes."""
+    own = [*_STATES, *sorted(_COMMON)]
+    return {"kinds": dict(kinds), "counted": own, "deepthink": experiment.deepthink.model}
+
+
 def count_calls(run: Run, kinds: Mapping[str, str]) -> dict[str, Any]:
-    """Return the `policy` that evaluation chose, and `rows`: for each kind of state its `label`, its `steps`, the
-    `calls` in them, and the steps in which the models `differ`, of all steps at which the budget permitted a call and
-    DEEPTHINK did not fail.
+    """Return `of` what is counted, the `policy` that evaluation chose, and `rows`: for each kind of state its `label`,
+    its `steps`, the `calls` in them, and the steps in which the models `differ`, of all steps at which the budget
+    permitted a call and DEEPTHINK did not fail.
 
     `kinds` are regular expressions of the observation, by label; added to them are whether the models differ, whether
     the text names the goal's thing (has two neighbouring words of it, neither a common one), and whether it is new in
@@ -62,14 +69,13 @@ def count_calls(run: Run, kinds: Mapping[str, str]) -> dict[str, Any]:
     """
     chosen = run.path / "episodes" / "chosen.jsonl"
     episodes = list(read_episodes(chosen))
-    of = {"kinds": dict(kinds), "counted": [*_STATES, *sorted(_COMMON)], "deepthink": run.experiment.deepthink.model}
-    of["episodes"] = hashlib.sha256(chosen.read_bytes()).hexdigest()
+    of = counted(run.experiment, kinds) | {"episodes": hashlib.sha256(chosen.read_bytes()).hexdigest()}
     kept = run.path / "states.json"
     stored: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     if stored.get("of") != of:
         stored = {"of": of, "policy": episodes[0].policy, "rows": _rows(run, episodes, kinds)}
         write_text(kept, json.dumps(stored, indent=1) + "\n")
-    return {"policy": stored["policy"], "rows": stored["rows"]}
+    return stored
 
 
 def _rows(run: Run, episodes: Sequence[Episode], kinds: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -171,8 +171,9 @@ def test_what_is_published_of_the_runs_gives_the_same_numbers(table: reproduce.T
     found = reproduce.collect(table, every, {})
     kept = tmp_path / "small"
     records.save(kept, {"of-a-task-that-is-no-more-0": found["key-and-door-0"]})
+    (kept / "notes.json").write_text('{"mine": 1}')
     records.save(kept, found)
-    assert {path.stem for path in kept.iterdir()} == {job.folder.name for job in every}
+    assert {path.stem for path in kept.iterdir()} == {"notes", *(job.folder.name for job in every)}
     assert kept.joinpath("key-and-door-0.json").read_text().count("\n  {") == 10, "a line for each policy"
 
     elsewhere = reproduce.jobs(table, tmp_path / "nowhere")
@@ -189,9 +190,59 @@ def test_what_is_published_of_the_runs_gives_the_same_numbers(table: reproduce.T
     assert {*records.load(kept, elsewhere, {"carries": "You carry"})} == {
         job.folder.name for job in every if job.method
     }, "where the common runs call was not counted"
-    (kept / "key-and-door-1.json").write_text("{")
-    with pytest.raises(RunError, match=r"key-and-door-1.json is damaged"):
-        records.load(kept, elsewhere, {})
+    for damaged in ("{", "[]", '{"schema": 1}', '{"schema": 7}'):
+        (kept / "key-and-door-1.json").write_text(damaged)
+        with pytest.raises(RunError, match=r"key-and-door-1.json is damaged"):
+            records.load(kept, elsewhere, {})
+    with pytest.raises(RunError, match="is a file, where the table keeps"):
+        records.check(kept / "notes.json")
+
+
+def test_runs_of_several_machines_are_named(table: reproduce.Table, tmp_path: Path) -> None:
+    fill(table, tmp_path)
+    every = reproduce.jobs(table, tmp_path)
+    found = reproduce.collect(table, every, {})
+    there = found["key-and-door-1"]["environment"]
+    found["key-and-door-1"]["environment"] = there | {"machine": there["machine"] | {"cpus": 77}}
+    last = published.markdown(reproduce.results(table, every, found))[-1]
+    assert last.count("torch") == 2
+    assert "77 CPUs" in last
+
+
+def test_what_is_published_counts_before_what_was_run_here(
+    table: reproduce.Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(table, tmp_path / "runs" / "small")
+    (tmp_path / "page.md").write_text(
+        "<!-- small: written by londi reproduce -->\n<!-- end of small -->\n![](page-small.png)"
+    )
+    source = tmp_path / "small.toml"
+    source.write_text('page = "page.md"\n' + source.read_text())
+    command = ["reproduce", str(source), "--folder", str(tmp_path / "runs")]
+    main(command)
+    assert "| prices | 1 | **0.860 ± 0.057** |" in (tmp_path / "page.md").read_text()
+    assert (tmp_path / "page-small.png").is_file()
+    elsewhere = [*command[:-1], str(tmp_path / "nowhere"), "--published"]
+    main([*elsewhere, "--check"])
+    said = capsys.readouterr().err
+    assert "6 of 6 runs are published" in said
+    assert "are the ones found" in said
+
+    kept = tmp_path / "small" / "key-and-door-0.json"
+    kept.write_text(kept.read_text().replace('"calls": {"mean": 2}', '"calls": {"mean": 4}'))
+    for where in (elsewhere, [*command, "--published"]):
+        with pytest.raises(SystemExit):
+            main([*where, "--check"])
+        assert "methods/prices/hypervolume/0: printed" in capsys.readouterr().err
+    kept.unlink()
+    with pytest.raises(SystemExit) as ended:
+        main([*elsewhere, "--check"])
+    assert ended.value.code == 2
+    assert "nothing fits that is published of key-and-door-0: leave out" in capsys.readouterr().err
+    assert not (tmp_path / "nowhere").exists(), "nothing was run"
+    with pytest.raises(SystemExit):
+        main([*command, "--published", "--quick"])
+    assert "leave out --quick or --published" in capsys.readouterr().err
 
 
 def test_what_is_only_evaluated_otherwise_is_not_trained_again(

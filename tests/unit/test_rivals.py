@@ -14,8 +14,9 @@ import torch
 from londi import config, frontier
 from londi.config import EnvConfig, dump
 from londi.encoders import Features
+from londi.episode import read_episodes
 from londi.errors import CheckpointError, ConfigError, RunError
-from londi.evaluate import _Job, _play, _Plays, _rows, _shown, evaluate
+from londi.evaluate import _Job, _play, _Plays, _shown, evaluate
 from londi.exploration import players
 from londi.learners.base import NetworkLearner
 from londi.learners.dqn import DQNConfig, DQNLearner
@@ -328,25 +329,77 @@ def test_a_config_that_changes_while_it_is_evaluated(tmp_path: Path) -> None:
     assert not (run.path / "frontier.json").exists()
 
 
-def test_what_is_in_doubt_plays_on(tmp_path: Path) -> None:
-    setting = experiment(learners=("price",), num_steps=400, warmup_steps=100)
-    trainer = prepare(tmp_path / "run", setting)
-    trainer.train()
-    few = replace(setting.evaluate, selection_episodes=4, selection_limit=10, random_rates=(0.5, 0.9, 0.95))
-    run = Run(trainer.run.path, replace(setting, evaluate=few))
+def test_what_is_in_doubt_plays_on_until_it_is_clear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty episodes at a time, up to sixty; which succeed is given here."""
+    setting = experiment(learners=("price",))
+    run = Run(Path(), replace(setting, evaluate=replace(setting.evaluate, selection_episodes=20, selection_limit=60)))
+    good, bad = [True] * 60, [False] * 60
+    wins = {
+        "DEEPTHINK": [True] * 20 + [False] * 2 + [True] * 38,  # lets those in again that were out
+        "price 1": bad,
+        "price 2": [False] * 3 + [True] * 57,
+        "price 3": good,
+        "price 4": good,
+    }
+    played: list[tuple[int, int, list[str]]] = []
+
+    def play(
+        self: _Plays, phase: str, seeds: range, policies: list[Policy], *rest: Any
+    ) -> tuple[dict[str, list[frontier.Outcome]], dict[str, list[Any]]]:
+        played.append((seeds.start, seeds.stop, [policy.name for policy in policies]))
+        calls = {"DEEPTHINK": 9}
+        outcomes = {
+            p.name: [
+                frontier.Outcome(wins[p.name][i], 0.0, calls.get(p.name) or int(p.name[-1]), 9, 1, 1.0, 1.0, False)
+                for i in seeds
+            ]
+            for p in policies
+        }
+        return outcomes, {}
+
+    monkeypatch.setattr(_Plays, "play", play)
     told: list[tuple[int, int]] = []
-    plays = _Plays(run, None, lambda played, added: told.append((played, added)))
-    policies = [QUICK, DEEPTHINK, *(Policy(f"random {rate}", "random", rate) for rate in few.random_rates)]
-    rows = plays.select(policies)
-    again = frontier.in_doubt(_rows(policies, plays.play("selection", range(4), policies)[0]), 0.99)
-    assert {"DEEPTHINK", "random 0.95"} <= again, "four episodes say little"
-    assert "QUICK" not in again
-    assert told[:3] == [(4 * len(policies), 0), (0, 4 * len(again)), (4 * len(again), 0)]
-    assert told[3][1] <= 2 * len(again), "two more make ten"
-    ten = _rows(policies, plays.play("selection", range(10), policies)[0])
-    last = frontier.in_doubt(_rows(policies, plays.play("selection", range(8), policies)[0]), 0.99)
-    for name in last & again:
-        assert frontier.find(rows, name) == frontier.find(ten, name), "as if it had played them at once"
+    plays = _Plays(run, None, lambda done, added: told.append((done, added)))
+    prices = [Policy(f"price {i}", "price") for i in (1, 2, 3, 4)]
+    rows = plays.select([DEEPTHINK, *prices])
+    assert played[0] == (0, 20, ["DEEPTHINK", "price 1", "price 2", "price 3", "price 4"])
+    assert "price 1" not in {name for _, _, names in played[1:] for name in names}, "it fails"
+    found = {row["name"]: row["episodes"] for row in rows}
+    assert found["price 1"] == 20
+    assert found["price 2"] == 60
+    assert found["DEEPTHINK"] == 60
+    for name in wins:
+        own = [range(start, stop) for start, stop, names in played if name in names]
+        assert [i for part in own for i in part] == list(range(found[name])), "each episode once, without gaps"
+    assert sum(added for _, added in told) == sum(count - 20 for count in found.values())
+    assert frontier.choose(rows, 0.99) == frontier.find(rows, "price 3")
+
+    played.clear()
+    wins["price 2"] = bad
+    wins["DEEPTHINK"] = good
+    rows = plays.select(prices, [row for row in rows if row["name"] == "DEEPTHINK"])
+    assert len(played) == 1 or {name for _, _, names in played[1:] for name in names} <= {"price 3", "price 4"}
+
+    run = Run(Path(), replace(setting, evaluate=replace(setting.evaluate, selection_episodes=20, selection_limit=0)))
+    played.clear()
+    _Plays(run, None, lambda done, added: None).select([DEEPTHINK, *prices])
+    assert played == [(0, 20, ["DEEPTHINK", "price 1", "price 2", "price 3", "price 4"])], "no limit, no race"
+
+
+def test_another_first_test_seed_plays_other_episodes(tmp_path: Path) -> None:
+    trainer = prepare(tmp_path / "run", experiment(learners=("price",), num_steps=400, warmup_steps=100))
+    trainer.train()
+    setting = trainer.experiment
+    few = replace(setting.evaluate, prices=(0.05,), random_rates=(), episodes=4, selection_episodes=4, processes=1)
+    other = replace(few, first_test_seed=60_000_000)
+    seeds = []
+    for chosen in (few, other):
+        run = Run(trainer.run.path, replace(setting, evaluate=chosen))
+        (run.path / "config.toml").write_text(dump(run.experiment))
+        found = evaluate(run)
+        seeds.append([episode.seed for episode in read_episodes(run.path / "episodes" / "quick.jsonl")])
+        assert found["seeds"] == {"selection": [20_000_000, 4], "test": [chosen.first_test_seed, 4]}
+    assert seeds == [[*range(50_000_000, 50_000_004)], [*range(60_000_000, 60_000_004)]]
 
 
 def test_whose_episodes_are_stored() -> None:

@@ -17,6 +17,7 @@ from londi.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from londi.jobs import Job
+    from londi.reproduce import Table as PublishedTable
 
 TABLES = Path("experiments/tables")
 
@@ -38,16 +39,16 @@ def reproduce(
         table: a name in experiments/tables, or a TOML file.
         quick: one seed and fewer steps; prints the table and leaves the page alone.
         check: write nothing, compare with the printed numbers; exit code 1 where one differs.
-        published: take what the table keeps of its runs, and run only what it keeps nothing of.
+        published: take what the table keeps of its runs, and run only what it keeps nothing of; with --check run
+            nothing.
         folder: where the runs lie.
         jobs: runs at a time; evaluation takes `evaluate.processes` of its own.
         tolerance: largest difference of a number that passes the check.
         json: print the numbers as JSON.
     """
     from londi import records
-    from londi.jobs import run_all
-    from londi.published import markdown, put, states_markdown
-    from londi.reproduce import collect, differences, load_table, results
+    from londi.published import markdown, states_markdown
+    from londi.reproduce import differences, load_table, results
     from londi.reproduce import jobs as jobs_of
 
     source = Path(table) if table.endswith(".toml") else TABLES / f"{table}.toml"
@@ -56,20 +57,12 @@ def reproduce(
         raise RunError(f"--jobs must be at least 1, not {jobs}")
     if quick and published:
         raise ConfigError("--quick runs are not published: leave out --quick or --published")
-    page = (source.parent / spec.page).resolve() if spec.page and not quick and not check else None
-    if page and not page.is_file():
-        raise ConfigError(f"{source}: there is no page {page}")
-    for name in (spec.name, *([f"{spec.name} states"] if spec.states else ())):
-        if page:  # before the runs: a missing place must not be found out after hours
-            put(page.read_text(encoding="utf-8"), name, ())
-    here = folder / (f"{spec.name}-quick" if quick else spec.name)
-    every = jobs_of(spec, here, quick)
+    page = None if quick or check else _page(spec)
+    every = jobs_of(spec, folder / (f"{spec.name}-quick" if quick else spec.name), quick)
     kept = records.load(source.with_suffix(""), every, spec.states) if published else {}
-    todo = [job for job in every if job.folder.name not in kept and not job.done]
-    if todo:
-        with bar(spec.title, len(todo)) as move:
-            run_all(todo, jobs, lambda: move(advance=1))
-    runs = collect(spec, every, kept)
+    if published:
+        err.print(f"{len(kept)} of {len(every)} runs are published", highlight=False)
+    runs = _run(spec, every, kept, 0 if published and check else jobs)
     found = results(spec, every, runs, quick)
     if json:
         print_json(found)
@@ -81,16 +74,59 @@ def reproduce(
         blocks[f"{spec.name} states"] = states_markdown(found["tasks"])
     if page:
         records.save(source.with_suffix(""), runs)
-        _publish(page, source, blocks, found, {job: runs[job.folder.name] for job in every if not job.method})
+        common: dict[str, list[Any]] = {}
+        for job in every:
+            if not job.method:
+                common.setdefault(job.task, []).append(runs[job.folder.name])
+        _publish(page, source, blocks, found, common)
     elif not json:
         lines = [line for block in blocks.values() for line in (*block, "")]
         out.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
 
 
+def _page(spec: PublishedTable) -> Path | None:
+    """The page of a table, if it has one; raises before the runs what would be found out after hours."""
+    from londi import records
+    from londi.published import put
+
+    if not spec.page:
+        return None
+    page = (spec.path.parent / spec.page).resolve()
+    if not page.is_file():
+        raise ConfigError(f"{spec.path}: there is no page {page}")
+    for name in (spec.name, *([f"{spec.name} states"] if spec.states else ())):
+        put(page.read_text(encoding="utf-8"), name, ())
+    records.check(spec.path.with_suffix(""))
+    return page
+
+
+def _run(spec: PublishedTable, every: Sequence[Job], kept: Mapping[str, Any], processes: int) -> dict[str, Any]:
+    """Run what is missing, so many at a time, or none; return the records of all, the published ones among them."""
+    from londi.jobs import run_all
+    from londi.reproduce import collect
+
+    todo = [job for job in every if job.folder.name not in kept and not job.done]
+    if todo and processes:
+        with bar(spec.title, len(todo)) as move:
+            run_all(todo, processes, lambda: move(advance=1))
+    elif todo:
+        names = ", ".join(job.folder.name for job in todo[:5]) + (", ..." if len(todo) > 5 else "")
+        raise RunError(
+            f"nothing fits that is published of {names}: leave out --check to run what is missing, or --published to "
+            "run everything"
+        )
+    return collect(spec, every, kept)
+
+
 def _publish(
-    page: Path, source: Path, blocks: Mapping[str, Sequence[str]], found: dict[str, Any], common: Mapping[Job, Any]
+    page: Path,
+    source: Path,
+    blocks: Mapping[str, Sequence[str]],
+    found: dict[str, Any],
+    common: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> None:
-    """Write a table's blocks into its page, its picture where the page shows one, and its numbers beside its TOML."""
+    """Write a table's blocks into its page, its picture where the page shows one, of the common runs' records by task,
+    and its numbers beside its TOML."""
     from londi.published import put, save_frontiers
     from londi.run import write_text
 
@@ -99,10 +135,7 @@ def _publish(
         text = put(text, name, block)
     picture = page.with_name(f"{page.stem}-{source.stem}.png")
     if f"({picture.name})" in text:
-        tasks: dict[str, list[Any]] = {}
-        for job, record in common.items():
-            tasks.setdefault(job.task, []).append(record)
-        save_frontiers(tasks, picture)
+        save_frontiers(common, picture)
     stored = source.with_suffix(".json")
     write_text(stored, jsonlib.dumps(found, indent=1) + "\n")
     write_text(page, text)
