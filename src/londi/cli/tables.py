@@ -73,12 +73,10 @@ def reproduce(
     if spec.states:
         blocks[f"{spec.name} states"] = states_markdown(found["tasks"])
     if page:
-        records.save(source.with_suffix(""), runs)
-        common: dict[str, list[Any]] = {}
-        for job in every:
-            if not job.method:
-                common.setdefault(job.task, []).append(runs[job.folder.name])
+        common = [(job.task, runs[job.folder.name]) for job in every if not job.method]
         _publish(page, source, blocks, found, common)
+        records.save(source.with_suffix(""), runs)
+        err.print(f"written: {page}, {source.with_suffix('.json')}", soft_wrap=True)
     elif not json:
         lines = [line for block in blocks.values() for line in (*block, "")]
         out.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
@@ -123,10 +121,10 @@ def _publish(
     source: Path,
     blocks: Mapping[str, Sequence[str]],
     found: dict[str, Any],
-    common: Mapping[str, Sequence[Mapping[str, Any]]],
+    common: Sequence[tuple[str, Mapping[str, Any]]],
 ) -> None:
-    """Write a table's blocks into its page, its picture where the page shows one, of the common runs' records by task,
-    and its numbers beside its TOML."""
+    """Write a table's blocks into its page, its picture where the page shows one, of each task's common runs, and its
+    numbers beside its TOML."""
     from londi.published import put, save_frontiers
     from londi.run import write_text
 
@@ -135,11 +133,10 @@ def _publish(
         text = put(text, name, block)
     picture = page.with_name(f"{page.stem}-{source.stem}.png")
     if f"({picture.name})" in text:
-        save_frontiers(common, picture)
-    stored = source.with_suffix(".json")
-    write_text(stored, jsonlib.dumps(found, indent=1) + "\n")
+        tasks = dict.fromkeys(task for task, _ in common)
+        save_frontiers({name: [run for task, run in common if task == name] for name in tasks}, picture)
+    write_text(source.with_suffix(".json"), jsonlib.dumps(found, indent=1) + "\n")
     write_text(page, text)
-    err.print(f"written: {page}, {stored}", soft_wrap=True)
 
 
 def _check(stored: Path, found: dict[str, Any], tolerance: float, differences: Any) -> None:
