@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
+from math import ceil
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ from londi.run import Run, load_checkpoint, write_text
 from londi.switchers import Switcher
 
 SELECTION_SEEDS = 20_000_000
-CHUNK = 50
+CHUNK = 100
+"""Most episodes of each policy that a process plays at once; more share what the models said and what came of it."""
 KEPT_EPISODES = 200
 """Episodes of QUICK, DEEPTHINK and the chosen policy that are stored for the report and `watch`."""
 _NONE: frozenset[str] = frozenset()
@@ -163,13 +165,15 @@ class _Plays:
         snapshot: int | None = None,
     ) -> tuple[dict[str, list[Outcome]], dict[str, list[Episode]]]:
         """Return by policy the outcomes of a phase's episodes, in order, and the first episodes of those to keep."""
-        first = SELECTION_SEEDS if phase == "selection" else self.run.experiment.evaluate.first_test_seed
+        e = self.run.experiment.evaluate
+        first = SELECTION_SEEDS if phase == "selection" else e.first_test_seed
+        chunk = ceil(len(seeds) / e.processes / ceil(len(seeds) / e.processes / CHUNK))  # as much for each process
         jobs = [
             _Job(
-                *(self.run.path, phase, first + i, min(CHUNK, seeds.stop - i), tuple(policies)),
+                *(self.run.path, phase, first + i, min(chunk, seeds.stop - i), tuple(policies)),
                 *(keep if i < KEPT_EPISODES else _NONE, snapshot),
             )
-            for i in seeds[::CHUNK]
+            for i in seeds[::chunk]
         ]
         outcomes: dict[str, list[Outcome]] = {policy.name: [] for policy in policies}
         kept: dict[str, list[Episode]] = {name: [] for name in keep}
