@@ -123,16 +123,19 @@ def _commits(commits: Sequence[str]) -> str:
 
 
 def _overall(result: Mapping[str, Any]) -> list[str]:
-    first = next(iter(result["overall"]))
+    compared = {own for row in result["overall"].values() for own in row["better"]}
+    ours = [name for name in result["overall"] if name in compared]
+    columns = "".join(f"| probability that {own} is better (95 %) " for own in ours)
     lines = [
-        "| all tasks and seeds | interquartile mean of hypervolume (95 %) "
-        f"| probability that {first} is better (95 %) |",
-        "|---|---:|---:|",
+        f"| all tasks and seeds | interquartile mean of hypervolume (95 %) {columns}|",
+        f"|---|---:|{'---:|' * len(ours)}",
     ]
     for name, row in result["overall"].items():
-        better = row.get("improvement")
-        said = "" if better is None else f"{better[0]:.2f} ({better[1]:.2f} to {better[2]:.2f})"
-        lines.append(f"| {name} | {row['iqm']:.3f} ({row['low']:.3f} to {row['high']:.3f}) | {said} |")
+        cells = [f"{row['iqm']:.3f} ({row['low']:.3f} to {row['high']:.3f})"]
+        for own in ours:
+            better = row["better"].get(own)
+            cells.append("" if better is None else f"{better[0]:.2f} ({better[1]:.2f} to {better[2]:.2f})")
+        lines.append(f"| {' | '.join([name, *cells])} |")
     return lines
 
 

@@ -192,7 +192,7 @@ def collect(table: Table, every: Sequence[Job], published: Mapping[str, Record])
 def results(table: Table, every: Sequence[Job], found: Mapping[str, Record], quick: bool = False) -> dict[str, Any]:
     """Return the numbers of a table from the records of its runs."""
     tasks = {task.name: _task(table, [job for job in every if job.task == task.name], found) for task in table.tasks}
-    overall = _overall(tasks, [method.name for method in table.methods if method.family != "oracle"])
+    overall = _overall(tasks, table.methods)
     head = {"schema": SCHEMA, "table": table.name, "title": table.title, "quick": quick}
     seeds = list(table.seeds[:1] if quick else table.seeds)
     commits = {
@@ -276,21 +276,26 @@ def _method(method: Method, common: Sequence[Any], pooled: Sequence[Sequence[Any
     }
 
 
-def _overall(tasks: Mapping[str, Any], methods: Sequence[str]) -> dict[str, Any]:
-    """Interquartile mean of the hypervolume over all tasks and seeds, and how probably the first method is better.
+def _overall(tasks: Mapping[str, Any], methods: Sequence[Method]) -> dict[str, Any]:
+    """Interquartile mean of the hypervolume over all tasks and seeds, and how probably londi's own methods are better:
+    the first, and those that learn in the common run.
 
     Of the oracle it would say little: it has one setting, and its area goes in one step.
     """
-    scores = {name: [task["methods"][name]["hypervolume"] for task in tasks.values()] for name in methods}
+    ours = [method.name for method in methods if method.family in frontier.LEARNED and not method.runs]
+    ours = list(dict.fromkeys([methods[0].name, *ours]))
+    names = [method.name for method in methods if method.family != "oracle"]
+    scores = {name: [task["methods"][name]["hypervolume"] for task in tasks.values()] for name in names}
     scores = {name: rows for name, rows in scores.items() if all(value is not None for row in rows for value in row)}
     found: dict[str, Any] = {}
     for name, rows in scores.items():
         low, high = protocol.interval(rows)
-        found[name] = {"iqm": protocol.iqm(rows), "low": low, "high": high}
-        if name != methods[0] and methods[0] in scores:
-            ours = scores[methods[0]]
-            bounds = protocol.improvement_interval(ours, rows)
-            found[name]["improvement"] = [protocol.improvement(ours, rows), *bounds]
+        better = {
+            own: [protocol.improvement(scores[own], rows), *protocol.improvement_interval(scores[own], rows)]
+            for own in ours
+            if own in scores and own != name
+        }
+        found[name] = {"iqm": protocol.iqm(rows), "low": low, "high": high, "better": better}
     return found
 
 

@@ -118,8 +118,8 @@ def test_what_is_found(table: reproduce.Table, tmp_path: Path) -> None:
     assert prices["env_steps"] == 12_000
     assert sac["env_steps"] == 24_000
     assert prices["regret"] == pytest.approx([0.1, 0.0])
-    assert found["overall"]["SAC"]["improvement"][0] == pytest.approx(0.5), "one seed above .825, one below"
-    assert found["overall"]["random"]["improvement"][0] == 1
+    assert found["overall"]["SAC"]["better"]["prices"][0] == pytest.approx(0.5), "one seed above .825, one below"
+    assert found["overall"]["random"]["better"]["prices"][0] == 1
     assert task["methods"]["random"]["hypervolume"] == pytest.approx([0.5 * 0.5 + 0.75 * 0.5] * 2)
 
 
