@@ -167,7 +167,8 @@ class _Plays:
         """Return by policy the outcomes of a phase's episodes, in order, and the first episodes of those to keep."""
         e = self.run.experiment.evaluate
         first = SELECTION_SEEDS if phase == "selection" else e.first_test_seed
-        chunk = ceil(len(seeds) / e.processes / ceil(len(seeds) / e.processes / CHUNK))  # as much for each process
+        rounds = ceil(len(seeds) / (e.processes * CHUNK))
+        chunk = ceil(len(seeds) / (e.processes * rounds))  # as much for each process
         jobs = [
             _Job(
                 *(self.run.path, phase, first + i, min(chunk, seeds.stop - i), tuple(policies)),

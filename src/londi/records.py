@@ -61,7 +61,7 @@ def _fits(record: Record, job: Job, kinds: Mapping[str, str]) -> bool:
     try:
         same = job.same_results(config.parse(record["experiment"]))
         if job.source:
-            same = same and record["source"] is not None and config.parse(record["source"]) == job.source.experiment
+            same = same and record["source"] is not None and job.source.same_results(config.parse(record["source"]))
     except ConfigError:  # a setting that there is no more
         return False
     if job.method or not kinds:

@@ -74,8 +74,8 @@ def reproduce(
         blocks[f"{spec.name} states"] = states_markdown(found["tasks"])
     if page:
         common = [(job.task, runs[job.folder.name]) for job in every if not job.method]
-        _publish(page, source, blocks, found, common)
         records.save(source.with_suffix(""), runs)
+        _publish(page, source, blocks, found, common)
         err.print(f"written: {page}, {source.with_suffix('.json')}", soft_wrap=True)
     elif not json:
         lines = [line for block in blocks.values() for line in (*block, "")]
