@@ -17,6 +17,7 @@ import pytest
 
 from londi import config, lms
 from londi.agent import Agent
+from londi.cli import terminal
 from londi.episode import read_episodes, write_episodes
 from londi.making import make_encoder, make_envs
 from londi.rollout import Assignment, rollout
@@ -298,3 +299,13 @@ def test_the_demo_shows_no_other_experiment(tmp_path: Path) -> None:
     done = londi("demo", "--folder", "run", "--experiment", "small.toml", cwd=tmp_path)
     assert done.returncode == 2
     assert "holds another experiment" in done.stderr
+
+
+def test_what_others_print_during_long_work_stays_out_of_stdout(capfd: pytest.CaptureFixture[str]) -> None:
+    with terminal.bar("work", 2) as move:
+        move(1)
+        print("(raylet) WARNING: so many workers")
+    terminal.print_json({"done": 1})
+    told = capfd.readouterr()
+    assert json.loads(told.out) == {"done": 1}
+    assert "so many workers" in told.err

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from rich.console import Console
@@ -17,9 +17,13 @@ out, err = Console(), Console(stderr=True)
 
 @contextmanager
 def bar(label: str, total: int, extra: str = "") -> Iterator[Any]:
-    """Show a progress bar on stderr; yields a function that moves it to `done` or by `advance`, or adds to its end."""
+    """Show a progress bar on stderr; yields a function that moves it to `done` or by `advance`, or adds to its end.
+
+    What anyone else prints meanwhile, as Ray does of its workers, goes to stderr: stdout may be read as JSON.
+    """
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[extra]}")]
-    with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=err) as progress:
+    shown = Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=err)
+    with redirect_stdout(sys.stderr), shown as progress:
         task = progress.add_task(label, total=total, extra=extra)
 
         def move(
