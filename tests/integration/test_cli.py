@@ -304,7 +304,7 @@ def test_the_demo_shows_no_other_experiment(tmp_path: Path) -> None:
 def test_what_others_print_during_long_work_stays_out_of_stdout(capfd: pytest.CaptureFixture[str]) -> None:
     with terminal.bar("work", 2) as move:
         move(1)
-        print("(raylet) WARNING: so many workers")
+        sys.stdout.write("(raylet) WARNING: so many workers")
     terminal.print_json({"done": 1})
     told = capfd.readouterr()
     assert json.loads(told.out) == {"done": 1}
