@@ -20,6 +20,17 @@ _LINES = {
 """Families with a line: colour, marker, dash, width."""
 
 
+def blocks(result: Mapping[str, Any], layout: str = "tasks") -> dict[str, list[str]]:
+    """Return what a result is on a page, by the name between whose comments it stands: NAME, the tables (`markdown`);
+    "NAME choices", what the first method's choices keep and save; "NAME states", where they call, if that was counted.
+    """
+    name, tasks = result["table"], result["tasks"]
+    found = {name: markdown(result, layout), f"{name} choices": _choices(tasks)[:-1]}
+    if all("states" in task for task in tasks.values()):
+        found[f"{name} states"] = states_markdown(tasks)
+    return found
+
+
 def markdown(result: Mapping[str, Any], layout: str = "tasks") -> list[str]:
     """Return the lines of a result, and the statistics over all tasks.
 
@@ -85,8 +96,8 @@ def _tables(tasks: Mapping[str, Any]) -> list[str]:
             f"with {deep['calls']:.2f} calls.",
             "",
             "| method | settings | hypervolume | AIQ | regret | keeps 99 %: success | calls | FLOPs "
-            "| environment steps | violations |",
-            "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+            "| environment steps | minutes of training | violations |",
+            "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
         ]
         real = {n: mean(m["hypervolume"]) for n, m in found["methods"].items() if _known(m) and "oracle" not in n}
         best = max(real.values(), default=None)
@@ -95,8 +106,9 @@ def _tables(tasks: Mapping[str, Any]) -> list[str]:
             cells = [name, str(method["settings"]), f"**{areas}**" if name in real and real[name] == best else areas]
             cells += [_spread(method[measure]) for measure in ("aiq", "regret")]
             cells += [_kept(method["at_99"], key) for key in ("success_ratio", "calls_ratio", "flops_ratio")]
-            steps = format(method["env_steps"], ",") if method["env_steps"] else "-"
-            lines.append(f"| {' | '.join([*cells, steps, str(method['violations'])])} |")
+            steps, seconds = method["env_steps"], method["seconds"]
+            trained = (f"{steps:,}", f"{seconds / 60:.1f}") if steps else ("-", "-")
+            lines.append(f"| {' | '.join([*cells, *trained, str(method['violations'])])} |")
         lines.append("")
     return lines
 

@@ -68,6 +68,8 @@ class Table:
     """Training seeds."""
     page: str = ""
     """Markdown page that holds the table, relative to its file."""
+    choices_page: str = ""
+    """Another that shows what the first method's choice keeps and saves in each task, and no more of it."""
     changes: dict[str, Any] = field(default_factory=dict)
     """Changes of every experiment, for all runs."""
     trained_in: str = ""
@@ -81,6 +83,12 @@ class Table:
     """Further changes with `--quick`, which takes the first seed alone."""
     name: str = ""
     path: Path = Path()
+
+    def pages(self) -> dict[Path, list[str]]:
+        """Return its pages, and the names of the blocks (`londi.published.blocks`) that stand in each."""
+        states = [f"{self.name} states"] if self.states else []
+        shown = ((self.page, [self.name, *states]), (self.choices_page, [f"{self.name} choices"]))
+        return {(self.path.parent / page).resolve(): names for page, names in shown if page}
 
     def experiment(self, task: Task, changes: Mapping[str, Any], quick: bool) -> Experiment:
         """Return a task's experiment with the table's changes and these; raises `ConfigError`."""
@@ -122,6 +130,8 @@ def load_table(path: Path) -> Table:
             raise ConfigError(f"{path}: nothing is trained with 'trained_in': leave out runs, train and switcher")
     elif any(task.trained_on for task in table.tasks):
         raise ConfigError(f"{path}: 'trained_on' names a task of a table: say which in 'trained_in'")
+    if table.choices_page and not table.page:
+        raise ConfigError(f"{path}: 'choices_page' is a second page: say in 'page' which is the first")
     check_kinds(table.states, str(path))
     if not table.seeds or len(set(table.seeds)) < len(table.seeds):
         raise ConfigError(f"{path}: name at least one seed, and each once")

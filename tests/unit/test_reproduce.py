@@ -128,7 +128,7 @@ def test_it_is_written_and_printed(table: reproduce.Table, tmp_path: Path) -> No
     lines = published.markdown(results(table, tmp_path))
     text = "\n".join(lines)
     assert "| prices | 1 | **0.860 ± 0.057** |" in text
-    assert "100.0 % (1 of 2 seeds) | 20.0 % (1 of 2 seeds)" in text
+    assert "100.0 % (1 of 2 seeds) | 20.0 % (1 of 2 seeds) | 20.0 % (1 of 2 seeds) | 12,000 | 0.1 | 0 |" in text
     page = "before\n<!-- small: written by londi reproduce -->\nold\n<!-- end of small -->\nafter\n"
     put = published.put(page, "small", lines)
     assert put.startswith("before")
@@ -217,9 +217,19 @@ def test_what_is_published_counts_before_what_was_run_here(
         "<!-- small: written by londi reproduce -->\n<!-- end of small -->\n![](page-small.png)"
     )
     source = tmp_path / "small.toml"
-    source.write_text('page = "page.md"\n' + source.read_text())
+    source.write_text('page = "page.md"\nchoices_page = "front.md"\n' + source.read_text())
     command = ["reproduce", str(source), "--folder", str(tmp_path / "runs")]
+    front = tmp_path / "front.md"
+    with pytest.raises(SystemExit):
+        main(command)
+    front.write_text("no comments")
+    with pytest.raises(SystemExit):
+        main(command)
+    said = capsys.readouterr().err
+    assert said.index("there is no page") < said.index("<!-- small choices: written by londi reproduce -->")
+    front.write_text("<!-- small choices: written by londi reproduce -->\n<!-- end of small choices -->")
     main(command)
+    assert "| key and door | 40.0 % | 80.0 % | 100.0 % (1 of 2 seeds) | 20.0 %" in front.read_text()
     assert "| prices | 1 | **0.860 ± 0.057** |" in (tmp_path / "page.md").read_text()
     assert (tmp_path / "page-small.png").is_file()
     elsewhere = [*command[:-1], str(tmp_path / "nowhere"), "--published"]
@@ -367,6 +377,7 @@ def test_where_printed_numbers_differ() -> None:
     [
         ('family = "price"', 'family = "prize"', "methods.0.family.*input should be"),
         ("seeds = [0, 1]", "seeds = [1, 1]", "at least one seed"),
+        ("seeds = [0, 1]", 'choices_page = "README.md"', "say in 'page' which is the first"),
         ('name = "SAC"', 'name = "prices"', "at least one method"),
         ('title = "Small"', 'titel = "Small"', "title.*required|titel"),
         ("KEYDOOR", "nowhere.toml", "key and door"),
@@ -395,12 +406,11 @@ def test_the_repositorys_tables_can_be_run_and_stand_on_their_page(path: Path) -
     assert reproduce.jobs(spec, Path("runs"), quick=True)
     assert reproduce.jobs(spec, Path("runs"))
     if spec.page:
-        page = (path.parent / spec.page).read_text(encoding="utf-8")
         stored = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        assert published.put(page, spec.name, published.markdown(stored, spec.layout)) == page
-        if spec.states:
-            states = published.states_markdown(stored["tasks"])
-            assert published.put(page, f"{spec.name} states", states) == page
+        for page, names in spec.pages().items():
+            text = page.read_text(encoding="utf-8")
+            for name in names:
+                assert published.put(text, name, published.blocks(stored, spec.layout)[name]) == text
         every = reproduce.jobs(spec, Path("runs"))
         kept = records.load(path.with_suffix(""), every, spec.states)
         if path.with_suffix("").is_dir():

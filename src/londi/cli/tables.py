@@ -47,7 +47,7 @@ def reproduce(
         json: print the numbers as JSON.
     """
     from londi import records
-    from londi.published import markdown, states_markdown
+    from londi.published import blocks
     from londi.reproduce import differences, load_table, results
     from londi.reproduce import jobs as jobs_of
 
@@ -57,7 +57,7 @@ def reproduce(
         raise RunError(f"--jobs must be at least 1, not {jobs}")
     if quick and published:
         raise ConfigError("--quick runs are not published: leave out --quick or --published")
-    page = None if quick or check else _page(spec)
+    pages = {} if quick or check else _pages(spec)
     every = jobs_of(spec, folder / (f"{spec.name}-quick" if quick else spec.name), quick)
     kept = records.load(source.with_suffix(""), every, spec.states) if published else {}
     if published:
@@ -69,33 +69,31 @@ def reproduce(
     if check:
         _check(source.with_suffix(".json"), found, tolerance, differences)
         return
-    blocks = {spec.name: markdown(found, spec.layout)}
-    if spec.states:
-        blocks[f"{spec.name} states"] = states_markdown(found["tasks"])
-    if page:
+    shown = blocks(found, spec.layout)
+    if pages:
         common = [(job.task, runs[job.folder.name]) for job in every if not job.method]
         records.save(source.with_suffix(""), runs)
-        _publish(page, source, blocks, found, common)
-        err.print(f"written: {page}, {source.with_suffix('.json')}", soft_wrap=True)
+        _publish(pages, source, shown, found, common)
+        err.print(f"written: {', '.join(map(str, pages))}, {source.with_suffix('.json')}", soft_wrap=True)
     elif not json:
-        lines = [line for block in blocks.values() for line in (*block, "")]
+        lines = [line for name, block in shown.items() if not name.endswith(" choices") for line in (*block, "")]
         out.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
 
 
-def _page(spec: PublishedTable) -> Path | None:
-    """The page of a table, if it has one; raises before the runs what would be found out after hours."""
+def _pages(spec: PublishedTable) -> dict[Path, list[str]]:
+    """The pages of a table and their blocks; raises before the runs what would be found out after hours."""
     from londi import records
     from londi.published import put
 
-    if not spec.page:
-        return None
-    page = (spec.path.parent / spec.page).resolve()
-    if not page.is_file():
-        raise ConfigError(f"{spec.path}: there is no page {page}")
-    for name in (spec.name, *([f"{spec.name} states"] if spec.states else ())):
-        put(page.read_text(encoding="utf-8"), name, ())
-    records.check(spec.path.with_suffix(""))
-    return page
+    pages = spec.pages()
+    for page, names in pages.items():
+        if not page.is_file():
+            raise ConfigError(f"{spec.path}: there is no page {page}")
+        for name in names:
+            put(page.read_text(encoding="utf-8"), name, ())
+    if pages:
+        records.check(spec.path.with_suffix(""))
+    return pages
 
 
 def _run(spec: PublishedTable, every: Sequence[Job], kept: Mapping[str, Any], processes: int) -> dict[str, Any]:
@@ -117,26 +115,29 @@ def _run(spec: PublishedTable, every: Sequence[Job], kept: Mapping[str, Any], pr
 
 
 def _publish(
-    page: Path,
+    pages: Mapping[Path, Sequence[str]],
     source: Path,
-    blocks: Mapping[str, Sequence[str]],
+    shown: Mapping[str, Sequence[str]],
     found: dict[str, Any],
     common: Sequence[tuple[str, Mapping[str, Any]]],
 ) -> None:
-    """Write a table's blocks into its page, its picture where the page shows one, of each task's common runs, and its
-    numbers beside its TOML."""
+    """Write a table's blocks into its pages, its picture where the first shows one, of each task's common runs, and
+    its numbers beside its TOML."""
     from londi.published import put, save_frontiers
     from londi.run import write_text
 
-    text = page.read_text(encoding="utf-8")
-    for name, block in blocks.items():
-        text = put(text, name, block)
-    picture = page.with_name(f"{page.stem}-{source.stem}.png")
-    if f"({picture.name})" in text:
+    texts = {page: page.read_text(encoding="utf-8") for page in pages}
+    for page, names in pages.items():
+        for name in names:
+            texts[page] = put(texts[page], name, shown[name])
+    first = next(iter(pages))
+    picture = first.with_name(f"{first.stem}-{source.stem}.png")
+    if f"({picture.name})" in texts[first]:
         tasks = dict.fromkeys(task for task, _ in common)
         save_frontiers({name: [run for task, run in common if task == name] for name in tasks}, picture)
     write_text(source.with_suffix(".json"), jsonlib.dumps(found, indent=1) + "\n")
-    write_text(page, text)
+    for page, text in texts.items():
+        write_text(page, text)
 
 
 def _check(stored: Path, found: dict[str, Any], tolerance: float, differences: Any) -> None:
