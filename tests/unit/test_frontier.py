@@ -9,8 +9,8 @@ import pytest
 
 from londi import frontier
 from londi.episode import Episode, Reply, Step
-from londi.evaluate import _outcome
 from londi.frontier import Outcome
+from londi.plays import _outcome
 from londi.usage import Usage
 
 

@@ -16,7 +16,7 @@ from londi.config import EnvConfig, dump
 from londi.encoders import Features
 from londi.episode import read_episodes
 from londi.errors import CheckpointError, ConfigError, RunError
-from londi.evaluate import _Job, _play, _Plays, _shown, evaluate
+from londi.evaluate import _shown, evaluate
 from londi.exploration import players
 from londi.learners.base import NetworkLearner
 from londi.learners.dqn import DQNConfig, DQNLearner
@@ -24,6 +24,7 @@ from londi.learners.ppo import PPOConfig, PPOLearner
 from londi.learners.replay import Replay, Trajectory
 from londi.learners.router import RouterLearner
 from londi.learners.sac import SACConfig, SACLearner
+from londi.plays import Plays, _Job, _play
 from londi.policies import DEEPTHINK, QUICK, Policy, capped_policies, learned_policies
 from londi.run import Run, load_checkpoint, save_checkpoint
 from londi.switchers import Query
@@ -343,7 +344,7 @@ def test_what_is_in_doubt_plays_on_until_it_is_clear(monkeypatch: pytest.MonkeyP
     played: list[tuple[int, int, list[str]]] = []
 
     def play(
-        self: _Plays, phase: str, seeds: range, policies: list[Policy], *rest: Any
+        self: Plays, phase: str, seeds: range, policies: list[Policy], *rest: Any
     ) -> tuple[dict[str, list[frontier.Outcome]], dict[str, list[Any]]]:
         played.append((seeds.start, seeds.stop, [policy.name for policy in policies]))
         calls = {"DEEPTHINK": 9}
@@ -356,9 +357,9 @@ def test_what_is_in_doubt_plays_on_until_it_is_clear(monkeypatch: pytest.MonkeyP
         }
         return outcomes, {}
 
-    monkeypatch.setattr(_Plays, "play", play)
+    monkeypatch.setattr(Plays, "play", play)
     told: list[tuple[int, int]] = []
-    plays = _Plays(run, None, lambda done, added: told.append((done, added)))
+    plays = Plays(run, None, lambda done, added: told.append((done, added)))
     prices = [Policy(f"price {i}", "price") for i in (1, 2, 3, 4)]
     rows = plays.select([DEEPTHINK, *prices])
     assert played == [
@@ -384,7 +385,7 @@ def test_what_is_in_doubt_plays_on_until_it_is_clear(monkeypatch: pytest.MonkeyP
 
     run = Run(Path(), replace(setting, evaluate=replace(setting.evaluate, selection_episodes=20, selection_limit=0)))
     played.clear()
-    _Plays(run, None, lambda done, added: None).select([DEEPTHINK, *prices])
+    Plays(run, None, lambda done, added: None).select([DEEPTHINK, *prices])
     assert played == [(0, 20, ["DEEPTHINK", "price 1", "price 2", "price 3", "price 4"])], "no limit, no race"
 
 
