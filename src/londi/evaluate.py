@@ -7,19 +7,30 @@ disjoint from each other and from training's. All policies play the same test ep
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from londi import frontier
 from londi.config import Experiment
-from londi.episode import write_episodes
+from londi.episode import Episode, read_episodes, write_episodes
 from londi.errors import RunError
 from londi.making import make_encoder, make_envs
 from londi.plays import KEPT_EPISODES, SELECTION_SEEDS, PlayProgress, Plays, playing, rows_of
 from londi.policies import DEEPTHINK, QUICK, Policy, baselines, capped_policies, learned_policies
 from londi.provenance import commit
-from londi.run import Run, load_checkpoint, write_text
+from londi.run import BEFORE, Run, load_checkpoint, write_text
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What an earlier evaluation of the same Switchers on the same episodes has measured, rows by name."""
+
+    selection: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    test: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    commits: tuple[str, ...] = ()
 
 
 def num_plays(experiment: Experiment) -> int:
@@ -77,31 +88,101 @@ def _curve(plays: Plays) -> list[dict[str, Any]]:
     return found
 
 
-def evaluate(run: Run, progress: PlayProgress = lambda played, added: None) -> dict[str, Any]:
+def evaluate(run: Run, progress: PlayProgress = lambda played, added: None, *, add: bool = False) -> dict[str, Any]:
     """Evaluate a run, write `frontier.json` and `episodes/`, and return the frontier.
 
-    Raises `RunError` where nothing was trained, or where the run's config is changed meanwhile. `progress` is told how
-    many more episodes were played, and how many were added to `num_plays` of those that are to be played.
+    With `add`, what the run's frontier.json has measured already stays as it is, and only other settings are played;
+    until they are, it lies aside under `BEFORE`. Raises `RunError` where nothing was trained, where the run's config is
+    changed meanwhile, or where there is nothing to add to, or something of other episodes. `progress` is told how many
+    more episodes were played, and how many were added to `num_plays` of those that are to be played.
     """
-    e = run.experiment.evaluate
     source = commit(Path(__file__).parent)  # of what is loaded now
     _check_features(run)  # before any process starts: complain here
+    known = _set_aside(run) if add else _Known()
     learned, rules = learned_policies(run.experiment), baselines(run.experiment)
     with playing(run, progress) as plays:
-        selection = plays.select([*(policy for policy in rules if policy.kind != "oracle"), *learned])
+        selection = _selection(plays, [*(policy for policy in rules if policy.kind != "oracle"), *learned], known)
         shown = _shown(selection, learned)
         capped = capped_policies(run.experiment, frontier.best_price(selection)) if _capped(run.experiment) else []
-        selection += plays.select(capped, selection)
-        curve = _curve(plays)
-        tested = [*rules, *learned, *capped]
-        outcomes, kept = plays.play("test", range(e.episodes), tested, frozenset({"QUICK", "DEEPTHINK", shown}))
+        selection += _selection(plays, capped, known, selection)
+        curve = known.curve if all(p.name in known.selection for p in _universal(run.experiment)) else _curve(plays)
+        test, kept = _test(plays, [*rules, *learned, *capped], known, shown)
     if Run.open(run.path).experiment != run.experiment:
         raise RunError(f"{run.path / 'config.toml'} was changed while it was evaluated: evaluate again")
-    for file, name in (("chosen", shown), ("quick", "QUICK"), ("deepthink", "DEEPTHINK")):
-        write_episodes(run.path / "episodes" / f"{file}.jsonl", kept[name][:KEPT_EPISODES])
-    result = _frontier(run, selection, rows_of(tested, outcomes), curve) | {"commit": source}
+    for file, episodes in kept.items():
+        write_episodes(run.path / "episodes" / f"{file}.jsonl", episodes)
+    commits = list(dict.fromkeys([*known.commits, source]))
+    result = _frontier(run, selection, test, curve) | {"commit": source, "commits": commits}
     write_text(run.path / "frontier.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+    (run.path / BEFORE).unlink(missing_ok=True)
     return result
+
+
+def _set_aside(run: Run) -> _Known:
+    """Return what was measured, after putting it aside: until the rest is, it must not pass for all."""
+    path, before = run.path / "frontier.json", run.path / BEFORE
+    newest = path if path.is_file() else before  # the latter where adding was interrupted
+    try:
+        found = json.loads(newest.read_text(encoding="utf-8"))
+        e = run.experiment.evaluate
+        same = (found["schema"], found["env_steps"], found["seeds"]["test"], found["budget_measure"]) == (
+            *(frontier.SCHEMA, run.trained_steps(), [e.first_test_seed, e.episodes], e.budget_measure),
+        )
+        same = same and min(row["episodes"] for row in found["selection"]) == e.selection_episodes
+        selection, test = ({row["name"]: row for row in found[key]} for key in ("selection", "policies"))
+        commits = tuple(found.get("commits") or [found["commit"]])
+    except FileNotFoundError as error:
+        raise RunError(f"{run.path} is not evaluated yet: there is nothing to add to") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{newest} is damaged, or of another version of londi: evaluate without --add") from error
+    if not same:
+        raise RunError(f"{newest} is of other episodes or another training: evaluate without --add")
+    newest.replace(before)
+    return _Known(selection, test, found["curve"], commits)
+
+
+def _selection(
+    plays: Plays, policies: Sequence[Policy], known: _Known, others: Sequence[dict[str, Any]] = ()
+) -> list[dict[str, Any]]:
+    """Return the rows of policies on selection episodes, of which those that are not known are played."""
+    had = [known.selection[p.name] for p in policies if p.name in known.selection]
+    new = [p for p in policies if p.name not in known.selection]
+    plays.progress(0, -len(had) * plays.run.experiment.evaluate.selection_episodes)
+    rows = {row["name"]: row for row in (*had, *plays.select(new, [*others, *had]))}
+    return [rows[p.name] for p in policies]
+
+
+def _test(
+    plays: Plays, policies: Sequence[Policy], known: _Known, shown: str
+) -> tuple[list[dict[str, Any]], dict[str, list[Episode]]]:
+    """Return the rows of policies on test episodes, of which those that are not known are played, and by the name of
+    their file the first episodes of QUICK, DEEPTHINK and the one that is shown, where they are not stored already."""
+    run, count = plays.run, plays.run.experiment.evaluate.episodes
+    new = [p for p in policies if p.name not in known.test]
+    plays.progress(0, -(len(policies) - len(new)) * count)
+    files = {"chosen": shown, "quick": "QUICK", "deepthink": "DEEPTHINK"}
+    outcomes, kept = plays.play("test", range(count), new, frozenset(files.values()))
+    missing = [
+        policy
+        for file, name in files.items()
+        if name in known.test and _stored(run, file) != name
+        for policy in policies
+        if policy.name == name
+    ]
+    if missing:
+        again = range(min(count, KEPT_EPISODES))
+        plays.progress(0, len(again) * len(missing))
+        kept |= plays.play("test", again, missing, frozenset(p.name for p in missing))[1]
+    rows = {**known.test, **{row["name"]: row for row in rows_of(new, outcomes)}}
+    return [rows[p.name] for p in policies], {f: kept[n][:KEPT_EPISODES] for f, n in files.items() if kept[n]}
+
+
+def _stored(run: Run, file: str) -> str | None:
+    """The policy whose episodes a file holds."""
+    try:
+        return next((each.policy for each in read_episodes(run.path / "episodes" / f"{file}.jsonl")), None)
+    except RunError:
+        return None
 
 
 def _shown(selection: list[dict[str, Any]], learned: Sequence[Policy]) -> str:

@@ -20,6 +20,8 @@ FAMILIES = (
     *("random", "every", "entropy", "margin", "rule", "oracle"),
 )
 """Kinds of policies that make a frontier each."""
+UP_TO = " up to "
+"""Between the price and the budget in the name of what is `capped`."""
 _ALWAYS = ("budget", "price", "random", "entropy", "oracle")
 """Those that metrics name even where they were not measured."""
 COSTS = ("flops", "tokens", "seconds", "dollars")
@@ -90,10 +92,19 @@ def find(rows: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
     return next(row for row in rows if row["name"] == name)
 
 
+def family(rows: Sequence[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:
+    """Return the rows of a family. The price that `capped` puts under budgets belongs to it without one, too."""
+    found = [row for row in rows if row["kind"] == kind]
+    if kind == "capped":
+        prices = {row["name"].partition(UP_TO)[0] for row in found}
+        found += [{**row, "kind": kind} for row in rows if row["kind"] == "price" and row["name"] in prices]
+    return found
+
+
 def _points(rows: Sequence[Mapping[str, Any]], kind: str) -> list[tuple[float, float]]:
     """Return (calls, success) of a family and QUICK as shares of DEEPTHINK's, Pareto-optimal ones in order of calls."""
     deep, quick = find(rows, "DEEPTHINK"), find(rows, "QUICK")
-    chosen = [quick, *(row for row in rows if row["kind"] == kind)]
+    chosen = [quick, *family(rows, kind)]
     points = sorted(
         (row["calls"]["mean"] / deep["calls"]["mean"], -row["success"]["mean"] / max(deep["success"]["mean"], 1e-9))
         for row in chosen

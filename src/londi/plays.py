@@ -165,12 +165,13 @@ class Plays:
         first = SELECTION_SEEDS if phase == "selection" else e.first_test_seed
         rounds = ceil(len(seeds) / (e.processes * CHUNK))
         chunk = ceil(len(seeds) / (e.processes * rounds))  # as much for each process
+        todo = seeds[::chunk] if policies else ()
         jobs = [
             _Job(
                 *(self.run.path, phase, first + i, min(chunk, seeds.stop - i), tuple(policies)),
                 *(keep if i < KEPT_EPISODES else _NONE, snapshot),
             )
-            for i in seeds[::chunk]
+            for i in todo
         ]
         outcomes: dict[str, list[Outcome]] = {policy.name: [] for policy in policies}
         kept: dict[str, list[Episode]] = {name: [] for name in keep}
@@ -189,6 +190,8 @@ class Plays:
         Each plays `selection_episodes`. Those that may be the ones to choose, or may not, play as many again until that
         is clear or they have played `selection_limit`, and DEEPTHINK with them where it is among these.
         """
+        if not policies:
+            return []
         e = self.run.experiment.evaluate
         outcomes, _ = self.play("selection", range(e.selection_episodes), policies)
         while True:

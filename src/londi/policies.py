@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from londi.config import Experiment
+from londi.frontier import UP_TO
 from londi.switchers import (
     Always,
     EntropyThreshold,
@@ -16,6 +17,12 @@ from londi.switchers import (
     Switcher,
     parse_rule,
 )
+
+SETTINGS = (
+    *("budgets", "prices", "capped", "router_thresholds", "myopic_prices"),
+    *("random_rates", "entropy_thresholds", "margins", "every", "rules"),
+)
+"""Fields of `EvaluateConfig` that name policies; all others say on which episodes these are measured, and how."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ def learned_policies(experiment: Experiment) -> list[Policy]:
 def capped_policies(experiment: Experiment, price: float) -> list[Policy]:
     """Return a price under every finite budget that the experiment measures: the best price, then stop."""
     budgets = experiment.evaluate.budgets
-    return [Policy(f"price {price:g} up to {n:g}", "capped", n, _whole(n), price) for n in budgets]
+    return [Policy(f"price {price:g}{UP_TO}{n:g}", "capped", n, _whole(n), price) for n in budgets]
 
 
 def baselines(experiment: Experiment) -> list[Policy]:

@@ -25,7 +25,7 @@ def blocks(result: Mapping[str, Any], layout: str = "tasks") -> dict[str, list[s
     "NAME choices", what the first method's choices keep and save; "NAME states", where they call, if that was counted.
     """
     name, tasks = result["table"], result["tasks"]
-    found = {name: markdown(result, layout), f"{name} choices": _choices(tasks)[:-1]}
+    found = {name: markdown(result, layout), f"{name} choices": [_head(result), "", *_choices(tasks)[:-1]]}
     if all("states" in task for task in tasks.values()):
         found[f"{name} states"] = states_markdown(tasks)
     return found
@@ -36,19 +36,20 @@ def markdown(result: Mapping[str, Any], layout: str = "tasks") -> list[str]:
 
     `layout` is "tasks" for a table for each task, or "lines" for one table with a line for each.
     """
-    seeds = result["seeds"]
-    several = f"s {', '.join(map(str, seeds))}" if len(seeds) > 1 else f" {seeds[0]}"
-    spread = (
-        " Mean ± standard deviation over training seeds; what learns nothing is measured once."
-        if len(seeds) > 1
-        else ""
-    )
-    played = f"{result['episodes']} test episodes of each policy, the same for all."
-    lines = [f"Training seed{several}; {played}{spread}", ""]
+    lines = [_head(result), ""]
     lines += _one_table(result["tasks"]) if layout == "lines" else _tables(result["tasks"])
-    if len(seeds) > 1:
+    if len(result["seeds"]) > 1:
         lines += [*_overall(result), ""]
     return [*lines, _made(result["made"])] if "made" in result else lines[:-1]
+
+
+def _head(result: Mapping[str, Any]) -> str:
+    seeds = result["seeds"]
+    several = f"s {', '.join(map(str, seeds))}" if len(seeds) > 1 else f" {seeds[0]}"
+    said = f"Training seed{several}; {result['episodes']} test episodes of each policy, the same for all."
+    return said + " Mean ± standard deviation over training seeds; what learns nothing is measured once." * (
+        len(seeds) > 1
+    )
 
 
 def _one_table(tasks: Mapping[str, Any]) -> list[str]:
@@ -74,7 +75,8 @@ def _choices(tasks: Mapping[str, Any]) -> list[str]:
     """One table of what the first method keeps and saves, with a line for each task."""
     first = next(iter(next(iter(tasks.values()))["methods"]))
     lines = [
-        f"| {first}, chosen to keep 99 % | QUICK | DEEPTHINK | success kept | calls | FLOPs |",
+        f"| {first}, chosen to keep 99 % | QUICK alone solves | DEEPTHINK alone solves | success, of DEEPTHINK's "
+        "| calls, of DEEPTHINK's | FLOPs, of DEEPTHINK's |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for task, found in tasks.items():
@@ -96,7 +98,7 @@ def _tables(tasks: Mapping[str, Any]) -> list[str]:
             f"with {deep['calls']:.2f} calls.",
             "",
             "| method | settings | hypervolume | AIQ | regret | keeps 99 %: success | calls | FLOPs "
-            "| environment steps | minutes of training | violations |",
+            "| environment steps | updates | violations |",
             "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
         ]
         real = {n: mean(m["hypervolume"]) for n, m in found["methods"].items() if _known(m) and "oracle" not in n}
@@ -106,8 +108,7 @@ def _tables(tasks: Mapping[str, Any]) -> list[str]:
             cells = [name, str(method["settings"]), f"**{areas}**" if name in real and real[name] == best else areas]
             cells += [_spread(method[measure]) for measure in ("aiq", "regret")]
             cells += [_kept(method["at_99"], key) for key in ("success_ratio", "calls_ratio", "flops_ratio")]
-            steps, seconds = method["env_steps"], method["seconds"]
-            trained = (f"{steps:,}", f"{seconds / 60:.1f}") if steps else ("-", "-")
+            trained = [f"{method[count]:,}" if method[count] else "-" for count in ("env_steps", "updates")]
             lines.append(f"| {' | '.join([*cells, *trained, str(method['violations'])])} |")
         lines.append("")
     return lines
@@ -139,11 +140,12 @@ def _overall(result: Mapping[str, Any]) -> list[str]:
     ours = [name for name in result["overall"] if name in compared]
     columns = "".join(f"| probability that {own} is better (95 %) " for own in ours)
     lines = [
-        f"| all tasks and seeds | interquartile mean of hypervolume (95 %) {columns}|",
+        f"| all tasks and seeds | interquartile mean of gain (95 %) {columns}|",
         f"|---|---:|{'---:|' * len(ours)}",
     ]
     for name, row in result["overall"].items():
-        cells = [f"{row['iqm']:.3f} ({row['low']:.3f} to {row['high']:.3f})"]
+        between = "" if row["low"] is None else f" ({row['low']:.3f} to {row['high']:.3f})"
+        cells = [f"{row['iqm']:.3f}{between}"]
         for own in ours:
             better = row["better"].get(own)
             cells.append("" if better is None else f"{better[0]:.2f} ({better[1]:.2f} to {better[2]:.2f})")

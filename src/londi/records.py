@@ -38,6 +38,7 @@ def read(table: str, job: Job, kinds: Mapping[str, str]) -> Record:
         "seconds": float(load_checkpoint(last)["seconds"]),
         "states": count_calls(Run.open(job.folder), kinds) if kinds and not job.method else None,
         **{key: measured.get(key) for key in _MEASURED},
+        "commits": measured.get("commits") or [measured.get("commit")],
     }
 
 

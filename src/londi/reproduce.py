@@ -88,7 +88,11 @@ class Table:
         """Return its pages, and the names of the blocks (`londi.published.blocks`) that stand in each."""
         states = [f"{self.name} states"] if self.states else []
         shown = ((self.page, [self.name, *states]), (self.choices_page, [f"{self.name} choices"]))
-        return {(self.path.parent / page).resolve(): names for page, names in shown if page}
+        found: dict[Path, list[str]] = {}
+        for page, names in shown:
+            if page:
+                found.setdefault((self.path.parent / page).resolve(), []).extend(names)
+        return found
 
     def experiment(self, task: Task, changes: Mapping[str, Any], quick: bool) -> Experiment:
         """Return a task's experiment with the table's changes and these; raises `ConfigError`."""
@@ -205,9 +209,10 @@ def results(table: Table, every: Sequence[Job], found: Mapping[str, Record], qui
     overall = _overall(tasks, table.methods)
     head = {"schema": SCHEMA, "table": table.name, "title": table.title, "quick": quick}
     seeds = list(table.seeds[:1] if quick else table.seeds)
+    evaluated = {commit for each in found.values() for commit in each.get("commits") or [each["commit"]]}
     commits = {
-        what: sorted({str(each[key] or "unknown") for each in found.values()})
-        for what, key in (("trained", "trained"), ("evaluated", "commit"))
+        what: sorted({str(commit or "unknown") for commit in known})
+        for what, known in (("trained", {each["trained"] for each in found.values()}), ("evaluated", evaluated))
     }
     places = [found[job.folder.name]["environment"] for job in every]
     others = [place for i, place in enumerate(places) if all(_differ(place, each) for each in places[:i])]
@@ -255,12 +260,8 @@ def _method(method: Method, common: Sequence[Any], pooled: Sequence[Sequence[Any
 
     def rows(base: Any, runs: Sequence[Any], key: str) -> list[Any]:
         models = [row for row in base[key] if row["kind"] == "model"]
-        return models + [
-            row
-            for one in runs
-            for row in one[key]
-            if row["kind"] == method.family and row["name"].startswith(method.only)
-        ]
+        found = [row for one in runs for row in frontier.family(one[key], method.family)]
+        return models + [row for row in found if row["name"].startswith(method.only)]
 
     each: dict[str, list[Any]] = {"hypervolume": [], "aiq": [], "apgr": [], "regret": []}
     chosen: dict[str, list[Any]] = {f"at_{round(100 * level)}": [] for level in KEPT}
@@ -281,17 +282,33 @@ def _method(method: Method, common: Sequence[Any], pooled: Sequence[Sequence[Any
         **chosen,
         "settings": settings,
         "env_steps": sum(one["env_steps"] for one in pooled[0]) if method.family in _TRAINED else 0,
+        "updates": sum(map(_updates, pooled[0])) if method.family in _TRAINED and method.family != "ppo" else 0,
         "seconds": mean(sum(one["seconds"] for one in runs) for runs in pooled) if method.family in _TRAINED else 0.0,
         "violations": violations,
     }
 
 
-def _overall(tasks: Mapping[str, Any], methods: Sequence[Method]) -> dict[str, Any]:
-    """Interquartile mean of the hypervolume over all tasks and seeds, and how probably londi's own methods are better:
-    the first, and those that learn in the common run.
+def _updates(one: Record) -> int:
+    """Optimiser steps of each learner of a run; PPO takes its own number."""
+    t = one["experiment"]["train"]
+    return int(t["updates_per_step"] * (t["num_steps"] - t["warmup_steps"]))
 
-    Of the oracle it would say little: it has one setting, and its area goes in one step.
+
+def _overall(tasks: Mapping[str, Any], methods: Sequence[Method]) -> dict[str, Any]:
+    """Interquartile mean over all tasks and seeds of the gain, and how probably londi's own methods are better: the
+    first, and those that learn in the common run.
+
+    The gain is the hypervolume above what QUICK alone has, as a share of what is left to 1, so that tasks count alike;
+    those without a gap between the models are left out. What has the same score in all seeds, such as a rule, gets no
+    interval. Of the oracle it would say little: it has one setting, and its area goes in one step.
     """
+    floors = {
+        name: task["models"]["QUICK"]["success"] / max(task["models"]["DEEPTHINK"]["success"], 1e-9)
+        for name, task in tasks.items()
+    }
+    tasks = {name: task for name, task in tasks.items() if floors[name] < 1}
+    if not tasks:
+        return {}
     ours = [method.name for method in methods if method.family in frontier.LEARNED and not method.runs]
     ours = list(dict.fromkeys([methods[0].name, *ours]))
     names = [method.name for method in methods if method.family != "oracle"]
@@ -299,13 +316,18 @@ def _overall(tasks: Mapping[str, Any], methods: Sequence[Method]) -> dict[str, A
     scores = {name: rows for name, rows in scores.items() if all(value is not None for row in rows for value in row)}
     found: dict[str, Any] = {}
     for name, rows in scores.items():
-        low, high = protocol.interval(rows)
+        gains = [
+            [(value - floors[task]) / (1 - floors[task]) for value in row]
+            for task, row in zip(tasks, rows, strict=True)
+        ]
+        varies = any(len({*row}) > 1 for row in rows)
+        low, high = protocol.interval(gains) if varies else (None, None)
         better = {
             own: [protocol.improvement(scores[own], rows), *protocol.improvement_interval(scores[own], rows)]
             for own in ours
             if own in scores and own != name
         }
-        found[name] = {"iqm": protocol.iqm(rows), "low": low, "high": high, "better": better}
+        found[name] = {"iqm": protocol.iqm(gains), "low": low, "high": high, "better": better}
     return found
 
 

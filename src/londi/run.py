@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 
+BEFORE = "frontier-before.json"
+"""What was measured before, while more is added to it."""
+
 
 @dataclass(frozen=True)
 class Run:

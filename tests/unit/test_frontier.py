@@ -74,6 +74,19 @@ def test_hypervolume_sums_the_steps_of_the_pareto_front() -> None:
     assert frontier.hypervolume(TABLE, "budget") == pytest.approx(0.5 * 0.2 + 0.75 * 0.3 + 1.0 * 0.5)
 
 
+def test_a_price_under_budgets_counts_without_one_too() -> None:
+    rows = [
+        *(row("QUICK", "model", 0, 0.2), row("DEEPTHINK", "model", 10, 1.0)),
+        *(row("price 0.1", "price", 4, 0.9), row("price 0.5", "price", 2, 0.8)),
+        *(row("price 0.1 up to 1", "capped", 1, 0.3), row("price 0.1 up to 2", "capped", 2, 0.5)),
+    ]
+    found = frontier.family(rows, "capped")
+    assert [each["name"] for each in found] == ["price 0.1 up to 1", "price 0.1 up to 2", "price 0.1"]
+    assert {each["kind"] for each in found} == {"capped"}
+    assert frontier.hypervolume(rows, "capped") == pytest.approx(0.2 * 0.1 + 0.3 * 0.1 + 0.5 * 0.2 + 0.9 * 0.6)
+    assert frontier.family(rows, "price") == rows[2:4]
+
+
 def test_hypervolume_of_a_useless_family_is_quicks() -> None:
     useless = [*PAIR, row("random 0.5", "random", 5, 0.3)]
     assert frontier.hypervolume(useless, "random") == pytest.approx(0.5)

@@ -128,7 +128,9 @@ def test_it_is_written_and_printed(table: reproduce.Table, tmp_path: Path) -> No
     lines = published.markdown(results(table, tmp_path))
     text = "\n".join(lines)
     assert "| prices | 1 | **0.860 ± 0.057** |" in text
-    assert "100.0 % (1 of 2 seeds) | 20.0 % (1 of 2 seeds) | 20.0 % (1 of 2 seeds) | 12,000 | 0.1 | 0 |" in text
+    assert "100.0 % (1 of 2 seeds) | 20.0 % (1 of 2 seeds) | 20.0 % (1 of 2 seeds) | 12,000 | 2,875 | 0 |" in text
+    assert "| prices | 0.720 (0.640 to 0.800) |  |" in text, "areas of .82 and .9, of which QUICK has .5"
+    assert "| random | 0.250 | 1.00 (1.00 to 1.00) |" in text, "the same in each seed: no interval"
     page = "before\n<!-- small: written by londi reproduce -->\nold\n<!-- end of small -->\nafter\n"
     put = published.put(page, "small", lines)
     assert put.startswith("before")
@@ -230,6 +232,8 @@ def test_what_is_published_counts_before_what_was_run_here(
     front.write_text("<!-- small choices: written by londi reproduce -->\n<!-- end of small choices -->")
     main(command)
     assert "| key and door | 40.0 % | 80.0 % | 100.0 % (1 of 2 seeds) | 20.0 %" in front.read_text()
+    both = replace(reproduce.load_table(source), choices_page="page.md")
+    assert both.pages() == {(tmp_path / "page.md").resolve(): ["small", "small choices"]}
     assert "| prices | 1 | **0.860 ± 0.057** |" in (tmp_path / "page.md").read_text()
     assert (tmp_path / "page-small.png").is_file()
     elsewhere = [*command[:-1], str(tmp_path / "nowhere"), "--published"]
@@ -272,6 +276,16 @@ def test_what_is_only_evaluated_otherwise_is_not_trained_again(
     run(job)
     assert commands == [["evaluate", str(job.folder)]]
     assert Run.open(job.folder).experiment == job.experiment
+
+    prices = {"episodes": 40, "prices": [0.02, 0.3], "num_envs": 3}
+    other = reproduce.jobs(replace(table, changes={"evaluate": prices}), tmp_path)[1]
+    assert not other.done
+    for _ in range(2):  # the second time as after an interruption
+        commands.clear()
+        job = other
+        run(other)
+        assert commands == [["evaluate", str(other.folder), "--add"]], "only other settings are to be measured"
+    assert (other.folder / "frontier-before.json").exists(), "what is there stays"
 
 
 TRANSFER = """

@@ -98,6 +98,7 @@ def evaluate(
     run: tyro.conf.Positional[Path],
     on: Path | None = None,
     folder: Path | None = None,
+    add: bool = False,
     json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
     """Measure every budget, price and baseline on fresh seeds; write frontier.json.
@@ -106,6 +107,8 @@ def evaluate(
         run: the run folder.
         on: another experiment (TOML): its environment and models, decided by this run's Switchers without training.
         folder: with --on, the folder for its results, a run folder; default RUN/on/NAME.
+        add: keep what frontier.json has measured, and play only the budgets, prices, thresholds, rates and rules that
+            were added to the run's config.toml.
         json: print frontier.json instead of the table.
     """
     if on is None and folder is not None:
@@ -113,17 +116,20 @@ def evaluate(
     if on is not None:
         from londi.run import Run
 
+        if add:
+            raise ConfigError("--add is for what a run has measured itself: leave out --on")
+
         other = config.load(on)
         run = Run.open(run).on(other, folder or run / "on" / other.name).path
         err.print(f"results go to {run}", soft_wrap=True)
-    result = _evaluate(run)
+    result = _evaluate(run, add)
     if json:
         print_json(result)
     else:
         print_frontier(result)
 
 
-def _evaluate(run: Path) -> dict[str, Any]:
+def _evaluate(run: Path, add: bool = False) -> dict[str, Any]:
     from londi.evaluate import evaluate as measure
     from londi.evaluate import num_plays
     from londi.run import Run
@@ -131,7 +137,7 @@ def _evaluate(run: Path) -> dict[str, Any]:
     opened = Run.open(run)
     opened.load_switchers()  # complain before a progress bar stands there
     with bar("evaluating", num_plays(opened.experiment)) as move:
-        return measure(opened, lambda played, added: move(advance=played, added=added))
+        return measure(opened, lambda played, added: move(advance=played, added=added), add=add)
 
 
 @app.command

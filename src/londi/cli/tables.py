@@ -76,7 +76,7 @@ def reproduce(
         _publish(pages, source, shown, found, common)
         err.print(f"written: {', '.join(map(str, pages))}, {source.with_suffix('.json')}", soft_wrap=True)
     elif not json:
-        lines = [line for name, block in shown.items() if not name.endswith(" choices") for line in (*block, "")]
+        lines = [line for name, block in shown.items() if name != f"{spec.name} choices" for line in (*block, "")]
         out.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
 
 
