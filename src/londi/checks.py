@@ -95,10 +95,11 @@ def _evaluation(e: EvaluateConfig) -> list[str]:
     shares = {"margins": e.margins, "router_thresholds": e.router_thresholds}
     wrong += [f"evaluate.{key}: {h} is outside [0, 1]" for key, some in shares.items() for h in some if not 0 <= h <= 1]
     wrong += [f"evaluate.every: a period is at least 1 step, not {k}" for k in e.every if k < 1]
+    wrong += [f"evaluate.first: a number of first steps is at least 1, not {n}" for n in e.first if n < 1]
     wrong += [f"evaluate.myopic_prices: a price is > 0, not {c}" for c in e.myopic_prices if not c > 0]
     lists = {"budgets": e.budgets, "prices": e.prices, "random_rates": e.random_rates, "margins": e.margins}
     lists |= {"entropy_thresholds": e.entropy_thresholds, "router_thresholds": e.router_thresholds}
-    lists |= {"myopic_prices": e.myopic_prices, "every": e.every}
+    lists |= {"myopic_prices": e.myopic_prices, "every": e.every, "first": e.first}
     for key, values in lists.items():
         if len({f"{value:g}" for value in values}) < len(values):
             wrong.append(f"evaluate.{key} names one twice (six digits count): {', '.join(map(str, values))}")

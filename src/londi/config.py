@@ -249,6 +249,8 @@ class EvaluateConfig:
     """Margins between QUICK's two most probable actions, below which a rule calls, to measure as well."""
     every: tuple[int, ...] = ()
     """Periods of a rule that calls every so many steps, to measure as well."""
+    first: tuple[int, ...] = ()
+    """Numbers of steps at the beginning of an episode in which a rule calls, and then no more, to measure as well."""
     router_thresholds: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
     """Probabilities of disagreement above which the `router` calls."""
     myopic_prices: tuple[float, ...] = (0.003, 0.006, 0.012, 0.025, 0.05, 0.1, 0.25, 0.5)

@@ -17,7 +17,7 @@ SCHEMA = 1
 LEARNED = ("budget", "price")
 FAMILIES = (
     *("budget", "price", "capped", "myopic", "router", "sac", "ppo"),
-    *("random", "every", "entropy", "margin", "rule", "oracle"),
+    *("random", "every", "first", "entropy", "margin", "rule", "oracle"),
 )
 """Kinds of policies that make a frontier each."""
 UP_TO = " up to "

@@ -11,6 +11,7 @@ from londi.switchers import (
     Always,
     EntropyThreshold,
     EveryStep,
+    FirstSteps,
     MarginThreshold,
     Never,
     RandomRate,
@@ -20,7 +21,7 @@ from londi.switchers import (
 
 SETTINGS = (
     *("budgets", "prices", "capped", "router_thresholds", "myopic_prices"),
-    *("random_rates", "entropy_thresholds", "margins", "every", "rules"),
+    *("random_rates", "entropy_thresholds", "margins", "every", "first", "rules"),
 )
 """Fields of `EvaluateConfig` that name policies; all others say on which episodes these are measured, and how."""
 
@@ -69,6 +70,7 @@ def baselines(experiment: Experiment) -> list[Policy]:
     e = experiment.evaluate
     rules = [Policy(f"random {p:g}", "random", p) for p in e.random_rates]
     rules += [Policy(f"every {k}", "every", k) for k in e.every]
+    rules += [Policy(f"first {n}", "first", n) for n in e.first]
     rules += [Policy(f"entropy {h:g}", "entropy", h) for h in e.entropy_thresholds]
     rules += [Policy(f"margin {h:g}", "margin", h) for h in e.margins]
     rules += [Policy(text, "rule") for text in e.rules]
@@ -82,6 +84,7 @@ def _whole(number: float) -> float:
 _RULES: dict[str, Callable[[float], Switcher]] = {
     "random": RandomRate,
     "every": lambda period: EveryStep(int(period)),
+    "first": lambda count: FirstSteps(int(count)),
     "entropy": EntropyThreshold,
     "margin": MarginThreshold,
 }

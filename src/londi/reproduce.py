@@ -26,7 +26,9 @@ SCHEMA = 1
 KEPT = (0.99, 0.95)
 """Shares of DEEPTHINK's success for which the cheapest policy is chosen."""
 _TRAINED = ("budget", "price", "capped", "myopic", "router", "sac", "ppo")
-_NO_RULES: dict[str, Any] = dict.fromkeys(("random_rates", "every", "entropy_thresholds", "margins", "rules"), ())
+_NO_RULES: dict[str, Any] = dict.fromkeys(
+    ("random_rates", "every", "first", "entropy_thresholds", "margins", "rules"), ()
+)
 """What an evaluation leaves out that measures no rules."""
 
 

@@ -20,6 +20,7 @@ _GROUPS = (
     ("ppo", "Rival: PPO at one price per call"),
     ("random", "Baseline: calls at random"),
     ("every", "Baseline: calls every so many steps"),
+    ("first", "Baseline: calls in the first so many steps"),
     ("entropy", "Baseline: calls where QUICK’s entropy is above a threshold (nats)"),
     ("margin", "Baseline: calls where QUICK’s two likeliest actions are closer than a threshold"),
     ("rule", "Baseline: rules that read the text"),
@@ -59,7 +60,7 @@ _SINGLE = (
 )
 _FAMILIES = {"budget": "budgets", "price": "prices", "random": "random", "entropy": "entropy"}
 _FAMILIES |= {"capped": "capped", "router": "router", "myopic": "myopic", "sac": "SAC", "ppo": "PPO"}
-_FAMILIES |= {"every": "every k", "margin": "margin", "rule": "rules", "oracle": "oracle"}
+_FAMILIES |= {"every": "every k", "first": "first n", "margin": "margin", "rule": "rules", "oracle": "oracle"}
 _NONE = '<span class="aside">none</span>'
 
 

@@ -21,6 +21,7 @@ from londi.switchers import (
     Choice,
     EntropyThreshold,
     EveryStep,
+    FirstSteps,
     MarginThreshold,
     Never,
     Query,
@@ -89,6 +90,7 @@ SWITCHERS: dict[str, Callable[[], Switcher]] = {
     "entropy": lambda: EntropyThreshold(0.9),
     "margin": lambda: MarginThreshold(0.4),
     "every": lambda: EveryStep(3),
+    "first": lambda: FirstSteps(2),
     "budget network": lambda: network("budget"),
     "price network": lambda: network("price"),
     "budget table": lambda: TabularSwitcher("budget", np.array(TABLE)),
@@ -269,6 +271,16 @@ def test_every_so_many_steps() -> None:
         EveryStep(0)
     with pytest.raises(ConfigError, match="know the step"):
         EveryStep(2).choose(replace(query, states=()))
+
+
+def test_the_first_so_many_steps() -> None:
+    query = make_query(remaining=5)
+    for count in (0, 1, 4):
+        assert (FirstSteps(count).choose(query).call == (count > STEPS)).all()
+    with pytest.raises(ConfigError, match="at least 0"):
+        FirstSteps(-1)
+    with pytest.raises(ConfigError, match="know the step"):
+        FirstSteps(2).choose(replace(query, states=()))
 
 
 def test_the_price_is_the_routers_threshold() -> None:

@@ -2,13 +2,14 @@
 
 from londi.switchers.base import Choice, Query, State, Switcher
 from londi.switchers.reading import parse_rule
-from londi.switchers.rules import Always, EntropyThreshold, EveryStep, MarginThreshold, Never, RandomRate
+from londi.switchers.rules import Always, EntropyThreshold, EveryStep, FirstSteps, MarginThreshold, Never, RandomRate
 
 __all__ = [
     "Always",
     "Choice",
     "EntropyThreshold",
     "EveryStep",
+    "FirstSteps",
     "MarginThreshold",
     "Never",
     "Query",

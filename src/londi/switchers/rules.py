@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from londi.encoders.base import ENTROPY, MARGIN
 from londi.errors import ConfigError
@@ -87,7 +88,26 @@ class EveryStep:
 
     def choose(self, query: Query) -> Choice:
         """Call where the number of steps so far is a multiple of the period."""
-        if len(query.states) != len(query):
-            raise ConfigError("calling every so many steps needs to know the step: the query has no states")
-        due = [state.moment.step % self.period == 0 for state in query.states]
-        return choose_with_probability(np.array(due, np.float64), query)
+        return choose_with_probability((_steps(query) % self.period == 0).astype(np.float64), query)
+
+
+@dataclass(frozen=True)
+class FirstSteps:
+    """Call in the first `count` steps of an episode and then no more. Raises `ConfigError` below 0."""
+
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise ConfigError(f"a number of first steps is at least 0, not {self.count}")
+
+    def choose(self, query: Query) -> Choice:
+        """Call where fewer steps than that were taken."""
+        return choose_with_probability((_steps(query) < self.count).astype(np.float64), query)
+
+
+def _steps(query: Query) -> NDArray[np.int64]:
+    """(B,) how many steps were taken."""
+    if len(query.states) != len(query):
+        raise ConfigError("a rule that counts steps needs to know the step: the query has no states")
+    return np.array([state.moment.step for state in query.states], np.int64)
