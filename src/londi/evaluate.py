@@ -208,6 +208,7 @@ def _frontier(
         "env": run.experiment.env.id,
         "training_seed": run.experiment.seed,
         "env_steps": run.trained_steps(),
+        "training_calls": run.training_calls(),
         "episodes": e.episodes,
         "seeds": {
             "selection": [SELECTION_SEEDS, max(row["episodes"] for row in selection)],
@@ -218,5 +219,9 @@ def _frontier(
         "selection": selection,
         "choices": choices,
         "curve": curve,
-        "metrics": frontier.metrics(test, choices) | {"steps_to_90": frontier.steps_to(curve, 0.9)},
+        "metrics": frontier.metrics(test, choices)
+        | {
+            "steps_to_90": frontier.steps_to(curve, 0.9),
+            "pays_off_after": frontier.pays_off_after(run.training_calls(), choices["at_99"]),
+        },
     }

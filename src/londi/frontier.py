@@ -263,6 +263,15 @@ def choice(
     }
 
 
+def pays_off_after(training_calls: int | None, chosen: Mapping[str, Any] | None) -> int | None:
+    """Return after how many episodes the choice has saved as many DEEPTHINK calls as training made; None where it saves
+    none, or where either is not known. Those of selection and test are not counted."""
+    if training_calls is None or chosen is None or not 0 < chosen["calls_ratio"] < 1:
+        return None
+    calls = float(chosen["test"]["calls"]["mean"])
+    return math.ceil(training_calls / (calls / float(chosen["calls_ratio"]) - calls) - 1e-9)
+
+
 def steps_to(curve: Sequence[Mapping[str, Any]], share: float) -> dict[str, int | None]:
     """Return by family after how many environment steps its hypervolume is first `share` of what it is at the end.
 

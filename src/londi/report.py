@@ -219,7 +219,12 @@ def _replays(chosen: Sequence[Episode], quick: Sequence[Episode]) -> str:
 
 
 def _training(frontier: dict[str, Any], metrics: Sequence[dict[str, Any]]) -> str:
-    said = f"<p>One run of {frontier['env_steps']:,} environment steps trained every learned policy above.</p>"
+    said = f"One run of {frontier['env_steps']:,} environment steps trained every learned policy above."
+    calls, episodes = frontier.get("training_calls"), frontier["metrics"].get("pays_off_after")
+    if calls is not None:
+        said += f" It made {calls:,} DEEPTHINK calls"
+        said += f", which the chosen policy saves in {episodes:,} episodes." if episodes else "."
+    said = f"<p>{said}</p>"
     if not metrics:
         return said
     caption = (

@@ -142,6 +142,11 @@ class Run:
         learners, planned = self.experiment.train.learners, self.experiment.train.num_steps
         return min(planned, *(int(load_checkpoint(self.policy(learner))["step"]) for learner in learners))
 
+    def training_calls(self) -> int | None:
+        """DEEPTHINK calls of the training episodes; None where the run does not say, as one of `on`."""
+        calls = load_checkpoint(self.checkpoint).get("calls") if self.checkpoint.is_file() else None
+        return None if calls is None else int(calls)
+
 
 def save_checkpoint(path: Path, state: dict[str, Any], keep: bool = False) -> None:
     """Write a checkpoint as a whole or not at all; numpy arrays in it come back as tensors.

@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from londi.rollout_ray import RayRollout
 
 METRICS_STEPS = 1_000
-FORMAT = 3
+FORMAT = 4
 """Version of what a checkpoint holds beside the policies."""
-_COUNTERS = ("step", "started", "seconds", "begun_anew", "last_metrics", "snapshots", "losses")
+_COUNTERS = ("step", "started", "seconds", "begun_anew", "last_metrics", "snapshots", "losses", "calls")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Trainer:
         self.learners = make_learners(self.experiment, encoder, self.envs[0])
         explorers = {name: self.learners[name].explorer for name in players(t.learners)}
         behaviour = Behaviour(explorers or {"random": Never()})
-        self.step = self.started = self.begun_anew = self.lost = 0
+        self.step = self.started = self.begun_anew = self.lost = self.calls = 0
         self.models: dict[str, lms.CachedLM] = {}
         self.said: dict[str, Any] = {}
         """What models said that are in processes of their own now, as the checkpoint has it."""
@@ -160,6 +160,7 @@ class Trainer:
 
     def _note(self, episode: Episode) -> None:
         self.step += len(episode.steps)
+        self.calls += episode.num_calls
         self.recent.append((episode.success, episode.num_calls))
 
     def _learn(self) -> None:

@@ -149,6 +149,15 @@ def test_budget_use() -> None:
     assert frontier.budget_use([*PAIR, *rows]) == {"budget 4": 0.75}
 
 
+def test_after_how_many_episodes_training_is_paid_for() -> None:
+    chosen = {"calls_ratio": 0.25, "test": {"calls": {"mean": 2.0}}}
+    assert frontier.pays_off_after(6000, chosen) == 1000, "6 of 8 calls are saved"
+    assert frontier.pays_off_after(6001, chosen) == 1001
+    assert frontier.pays_off_after(None, chosen) is None
+    assert frontier.pays_off_after(6000, None) is None
+    assert frontier.pays_off_after(6000, chosen | {"calls_ratio": 1.1}) is None, "it saves nothing"
+
+
 def test_steps_to_a_share_of_the_final_hypervolume() -> None:
     areas = [(1_000, 0.2, None), (2_000, 0.85, 0.5), (3_000, 0.8, 0.9), (4_000, 0.9, 0.95)]
     curve = [{"step": step, "hypervolume": {"budget": b, "price": p}} for step, b, p in areas]

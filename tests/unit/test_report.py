@@ -169,6 +169,16 @@ def test_ids_of_the_figures_do_not_clash(run: Path) -> None:
     assert set(re.findall(r'href="#([^"]+)"', page)) | set(re.findall(r"url\(#([^)]+)\)", page)) <= set(ids)
 
 
+def test_the_report_says_what_training_took_where_that_is_known(run: Path) -> None:
+    path = run / "frontier.json"
+    before = json.loads(path.read_text(encoding="utf-8"))
+    assert "DEEPTHINK calls, which" not in write_report(run).read_text(encoding="utf-8")
+    metrics = before["metrics"] | {"pays_off_after": 4321}
+    path.write_text(json.dumps(before | {"training_calls": 12345, "metrics": metrics}), encoding="utf-8")
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "It made 12,345 DEEPTHINK calls, which the chosen policy saves in 4,321 episodes." in page
+
+
 def test_no_absolute_path_in_the_report(run: Path) -> None:
     page = write_report(run).read_text(encoding="utf-8")
     assert str(run.parent) not in page

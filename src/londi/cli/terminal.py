@@ -71,6 +71,9 @@ def print_frontier(result: dict[str, Any]) -> None:
             out.print(f"no policy kept {level} % of DEEPTHINK's success on the selection seeds", highlight=False)
     volumes = {k: v for k, v in result["metrics"]["hypervolume"].items() if v is not None}
     out.print("hypervolume: " + ", ".join(f"{k} {v:.3f}" for k, v in volumes.items()), highlight=False)
+    calls, episodes = result.get("training_calls"), result["metrics"].get("pays_off_after")
+    if calls is not None and episodes:
+        out.print(f"training made {calls:,} DEEPTHINK calls, saved in {episodes:,} episodes", highlight=False)
     out.print(f"budget violations: {result['metrics']['violations']}", highlight=False)
 
 
