@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from londi import frontier
-from londi.config import Experiment
+from londi.config import Experiment, plain
 from londi.episode import Episode, read_episodes, write_episodes
 from londi.errors import RunError
 from londi.making import make_encoder, make_envs
 from londi.plays import KEPT_EPISODES, SELECTION_SEEDS, PlayProgress, Plays, playing, rows_of
-from londi.policies import DEEPTHINK, QUICK, Policy, baselines, capped_policies, learned_policies
+from londi.policies import DEEPTHINK, QUICK, Policy, baselines, capped_policies, learned_policies, same_episodes
 from londi.provenance import commit
-from londi.run import BEFORE, Run, load_checkpoint, write_text
+from londi.run import Run, load_checkpoint, write_text
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,12 @@ class _Known:
     selection: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     test: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     curve: list[dict[str, Any]] = field(default_factory=list)
-    commits: tuple[str, ...] = ()
+    commits: tuple[str | None, ...] = ()
+
+    @property
+    def universal(self) -> set[str]:
+        """Names of the learned policies whose area the curve is."""
+        return {name for name, row in self.selection.items() if row["kind"] in frontier.LEARNED}
 
 
 def num_plays(experiment: Experiment) -> int:
@@ -75,104 +80,100 @@ def _universal(experiment: Experiment) -> list[Policy]:
     return [policy for policy in learned_policies(experiment) if policy.kind in frontier.LEARNED]
 
 
-def _curve(plays: Plays) -> list[dict[str, Any]]:
-    """Return the hypervolume of the learned families at each snapshot, on the first selection seeds."""
-    run, found = plays.run, []
-    policies = _universal(run.experiment)
-    for step in run.snapshots() if policies else ():
-        all_of_them = [QUICK, DEEPTHINK, *policies]
-        seeds = range(run.experiment.evaluate.snapshot_episodes)
-        rows = rows_of(all_of_them, plays.play("selection", seeds, all_of_them, snapshot=step)[0])
-        volumes = {kind: frontier.hypervolume(rows, kind) for kind in frontier.LEARNED}
-        found.append({"step": step, "hypervolume": volumes})
-    return found
-
-
 def evaluate(run: Run, progress: PlayProgress = lambda played, added: None, *, add: bool = False) -> dict[str, Any]:
     """Evaluate a run, write `frontier.json` and `episodes/`, and return the frontier.
 
-    With `add`, what the run's frontier.json has measured already stays as it is, and only other settings are played;
-    until they are, it lies aside under `BEFORE`. Raises `RunError` where nothing was trained, where the run's config is
-    changed meanwhile, or where there is nothing to add to, or something of other episodes. `progress` is told how many
-    more episodes were played, and how many were added to `num_plays` of those that are to be played.
+    With `add`, the rows of the run's frontier.json stay, and what is not among them is played: other settings, and
+    whatever depends on these (the best price under budgets, what is in doubt, the curve, stored episodes). Raises
+    `RunError` where nothing was trained, where the run's config is changed meanwhile, or where there is nothing to add
+    to. `progress` is told how many more episodes were played, and how many were added to `num_plays` of those that are
+    to be played.
     """
     source = commit(Path(__file__).parent)  # of what is loaded now
     _check_features(run)  # before any process starts: complain here
-    known = _set_aside(run) if add else _Known()
+    known = _known(run) if add else _Known()
+    calls = run.training_calls()
     learned, rules = learned_policies(run.experiment), baselines(run.experiment)
     with playing(run, progress) as plays:
         selection = _selection(plays, [*(policy for policy in rules if policy.kind != "oracle"), *learned], known)
         shown = _shown(selection, learned)
         capped = capped_policies(run.experiment, frontier.best_price(selection)) if _capped(run.experiment) else []
         selection += _selection(plays, capped, known, selection)
-        curve = known.curve if all(p.name in known.selection for p in _universal(run.experiment)) else _curve(plays)
+        curve = _curve(plays, known)
         test, kept = _test(plays, [*rules, *learned, *capped], known, shown)
     if Run.open(run.path).experiment != run.experiment:
         raise RunError(f"{run.path / 'config.toml'} was changed while it was evaluated: evaluate again")
     for file, episodes in kept.items():
         write_episodes(run.path / "episodes" / f"{file}.jsonl", episodes)
     commits = list(dict.fromkeys([*known.commits, source]))
-    result = _frontier(run, selection, test, curve) | {"commit": source, "commits": commits}
+    result = _frontier(run, selection, test, curve, calls) | {"commit": source, "commits": commits}
     write_text(run.path / "frontier.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
-    (run.path / BEFORE).unlink(missing_ok=True)
     return result
 
 
-def _set_aside(run: Run) -> _Known:
-    """Return what was measured, after putting it aside: until the rest is, it must not pass for all."""
-    path, before = run.path / "frontier.json", run.path / BEFORE
-    newest = path if path.is_file() else before  # the latter where adding was interrupted
-    try:
-        found = json.loads(newest.read_text(encoding="utf-8"))
-        e = run.experiment.evaluate
-        same = (found["schema"], found["env_steps"], found["seeds"]["test"], found["budget_measure"]) == (
-            *(frontier.SCHEMA, run.trained_steps(), [e.first_test_seed, e.episodes], e.budget_measure),
-        )
-        same = same and min(row["episodes"] for row in found["selection"]) == e.selection_episodes
-        selection, test = ({row["name"]: row for row in found[key]} for key in ("selection", "policies"))
-        commits = tuple(found.get("commits") or [found["commit"]])
-    except FileNotFoundError as error:
-        raise RunError(f"{run.path} is not evaluated yet: there is nothing to add to") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{newest} is damaged, or of another version of londi: evaluate without --add") from error
-    if not same:
-        raise RunError(f"{newest} is of other episodes or another training: evaluate without --add")
-    newest.replace(before)
-    return _Known(selection, test, found["curve"], commits)
+def _known(run: Run) -> _Known:
+    """Return what frontier.json has measured; raises `RunError` where nothing can be added to it."""
+    old, path = run.measured(), run.path / "frontier.json"
+    if old is None:
+        raise RunError(f"{path} holds no results of the Switchers that are there now: evaluate without --add")
+    if not same_episodes(old, run.experiment):
+        raise RunError(f"{path} is of other episodes, models or another task than config.toml: evaluate without --add")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    selection, test = ({row["name"]: row for row in found[key]} for key in ("selection", "policies"))
+    return _Known(selection, test, found["curve"], tuple(found["commits"]))
 
 
 def _selection(
     plays: Plays, policies: Sequence[Policy], known: _Known, others: Sequence[dict[str, Any]] = ()
 ) -> list[dict[str, Any]]:
-    """Return the rows of policies on selection episodes, of which those that are not known are played."""
-    had = [known.selection[p.name] for p in policies if p.name in known.selection]
-    new = [p for p in policies if p.name not in known.selection]
-    plays.progress(0, -len(had) * plays.run.experiment.evaluate.selection_episodes)
-    rows = {row["name"]: row for row in (*had, *plays.select(new, [*others, *had]))}
-    return [rows[p.name] for p in policies]
+    """Return the rows of policies on selection episodes, of which those are played that are not known; and, from the
+    beginning, those known that should play on now."""
+    e = plays.run.experiment.evaluate
+    had = {p.name: known.selection[p.name] for p in policies if p.name in known.selection}
+    plays.progress(0, -len(had) * e.selection_episodes)
+    while True:
+        new = [p for p in policies if p.name not in had]
+        rows = {row["name"]: row for row in plays.select(new, [*others, *had.values()])}
+        found = [had.get(p.name) or rows[p.name] for p in policies]
+        short = {name for name, row in had.items() if row["episodes"] < e.selection_limit}
+        again = short & frontier.in_doubt([*others, *found], 0.99) if short else short
+        if not again:
+            return found
+        plays.progress(0, (len(new) + len(again)) * e.selection_episodes)
+        had = {name: row for name, row in had.items() if name not in again}
+
+
+def _curve(plays: Plays, known: _Known) -> list[dict[str, Any]]:
+    """Return the hypervolume of the learned families at each snapshot, on the first selection seeds."""
+    run, policies = plays.run, _universal(plays.run.experiment)
+    seeds = range(run.experiment.evaluate.snapshot_episodes)
+    if known.curve and {p.name for p in policies} == known.universal:
+        plays.progress(0, -len(known.curve) * len(seeds) * (len(policies) + 2))
+        return known.curve
+    found = []
+    for step in run.snapshots() if policies else ():
+        all_of_them = [QUICK, DEEPTHINK, *policies]
+        rows = rows_of(all_of_them, plays.play("selection", seeds, all_of_them, snapshot=step)[0])
+        volumes = {kind: frontier.hypervolume(rows, kind) for kind in frontier.LEARNED}
+        found.append({"step": step, "hypervolume": volumes})
+    return found
 
 
 def _test(
     plays: Plays, policies: Sequence[Policy], known: _Known, shown: str
 ) -> tuple[list[dict[str, Any]], dict[str, list[Episode]]]:
-    """Return the rows of policies on test episodes, of which those that are not known are played, and by the name of
-    their file the first episodes of QUICK, DEEPTHINK and the one that is shown, where they are not stored already."""
+    """Return the rows of policies on test episodes, of which those are played that are not known; and, by the name of
+    their file, the first episodes of QUICK, DEEPTHINK and the one that is shown, where they are not stored already."""
     run, count = plays.run, plays.run.experiment.evaluate.episodes
     new = [p for p in policies if p.name not in known.test]
     plays.progress(0, -(len(policies) - len(new)) * count)
     files = {"chosen": shown, "quick": "QUICK", "deepthink": "DEEPTHINK"}
     outcomes, kept = plays.play("test", range(count), new, frozenset(files.values()))
-    missing = [
-        policy
-        for file, name in files.items()
-        if name in known.test and _stored(run, file) != name
-        for policy in policies
-        if policy.name == name
-    ]
+    missing = {name for file, name in files.items() if name in known.test and _stored(run, file) != name}
     if missing:
         again = range(min(count, KEPT_EPISODES))
         plays.progress(0, len(again) * len(missing))
-        kept |= plays.play("test", again, missing, frozenset(p.name for p in missing))[1]
+        kept |= plays.play("test", again, [p for p in policies if p.name in missing], frozenset(missing))[1]
     rows = {**known.test, **{row["name"]: row for row in rows_of(new, outcomes)}}
     return [rows[p.name] for p in policies], {f: kept[n][:KEPT_EPISODES] for f, n in files.items() if kept[n]}
 
@@ -195,7 +196,11 @@ def _shown(selection: list[dict[str, Any]], learned: Sequence[Policy]) -> str:
 
 
 def _frontier(
-    run: Run, selection: list[dict[str, Any]], test: list[dict[str, Any]], curve: list[dict[str, Any]]
+    run: Run,
+    selection: list[dict[str, Any]],
+    test: list[dict[str, Any]],
+    curve: list[dict[str, Any]],
+    training_calls: int | None,
 ) -> dict[str, Any]:
     from importlib.metadata import version
 
@@ -208,7 +213,7 @@ def _frontier(
         "env": run.experiment.env.id,
         "training_seed": run.experiment.seed,
         "env_steps": run.trained_steps(),
-        "training_calls": run.training_calls(),
+        "training_calls": training_calls,
         "episodes": e.episodes,
         "seeds": {
             "selection": [SELECTION_SEEDS, max(row["episodes"] for row in selection)],
@@ -222,6 +227,7 @@ def _frontier(
         "metrics": frontier.metrics(test, choices)
         | {
             "steps_to_90": frontier.steps_to(curve, 0.9),
-            "pays_off_after": frontier.pays_off_after(run.training_calls(), choices["at_99"]),
+            "pays_off_after": frontier.pays_off_after(training_calls, test, choices["at_99"]),
         },
+        "measured": {"config": plain(run.experiment), "policies": run.fingerprints()},
     }

@@ -129,6 +129,17 @@ def hypervolume(rows: Sequence[Mapping[str, Any]], kind: str) -> float | None:
     return float(sum(success * (end - calls) for (calls, success), end in zip(front, ends, strict=True)))
 
 
+def gain(rows: Sequence[Mapping[str, Any]], kind: str) -> float | None:
+    """Hypervolume above that of QUICK alone, as a share of what is left to 1, so that tasks can be compared.
+
+    (hypervolume - q) / (1 - q), where q is QUICK's success as a share of DEEPTHINK's: 0 for QUICK alone, 1 for
+    DEEPTHINK's success at no call. None for a family that was not measured, and where q is above .95: there is no gap.
+    """
+    area = hypervolume(rows, kind)
+    quick = find(rows, "QUICK")["success"]["mean"] / max(find(rows, "DEEPTHINK")["success"]["mean"], 1e-9)
+    return None if area is None or quick > 0.95 else float((area - quick) / (1 - quick))
+
+
 def gaps(rows: Sequence[Mapping[str, Any]], kind: str) -> list[tuple[float, float]] | None:
     """Return (calls, share of the gap between QUICK and DEEPTHINK closed) along a family's Pareto points."""
     deep, quick = find(rows, "DEEPTHINK")["success"]["mean"], find(rows, "QUICK")["success"]["mean"]
@@ -263,13 +274,15 @@ def choice(
     }
 
 
-def pays_off_after(training_calls: int | None, chosen: Mapping[str, Any] | None) -> int | None:
+def pays_off_after(
+    training_calls: int | None, rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any] | None
+) -> int | None:
     """Return after how many episodes the choice has saved as many DEEPTHINK calls as training made; None where it saves
     none, or where either is not known. Those of selection and test are not counted."""
-    if training_calls is None or chosen is None or not 0 < chosen["calls_ratio"] < 1:
+    if training_calls is None or chosen is None:
         return None
-    calls = float(chosen["test"]["calls"]["mean"])
-    return math.ceil(training_calls / (calls / float(chosen["calls_ratio"]) - calls) - 1e-9)
+    saved = float(find(rows, "DEEPTHINK")["calls"]["mean"]) - float(chosen["test"]["calls"]["mean"])
+    return math.ceil(training_calls / saved - 1e-9) if saved > 0 else None
 
 
 def steps_to(curve: Sequence[Mapping[str, Any]], share: float) -> dict[str, int | None]:

@@ -14,8 +14,8 @@ from typing import Any
 from londi import config
 from londi.config import Experiment
 from londi.errors import RunError
-from londi.policies import SETTINGS
-from londi.run import BEFORE, Run, load_checkpoint, write_text
+from londi.policies import same_episodes
+from londi.run import Run, load_checkpoint, write_text
 
 
 def merged(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,7 +44,10 @@ class Job:
         if not (self.folder / "frontier.json").is_file():
             return False
         here = Run.open(self.folder)
-        return self.same_results(here.experiment) and (self.source is None or _copied(self.source, here))
+        measured = here.measured()
+        return (
+            measured is not None and self.same_results(measured) and (self.source is None or _copied(self.source, here))
+        )
 
     def same_results(self, other: Experiment) -> bool:
         """Whether another experiment has the same results: it may be measured in more processes or larger batches."""
@@ -78,9 +81,9 @@ def run(job: Job) -> None:
     """Train and evaluate in a process of its own, going on where an earlier one stopped; or measure what its source
     trained.
 
-    Where only the experiment's evaluation has changed, that alone is done again, and the old one removed; where only
-    other settings are to be measured, those that are new. Raises `RunError` where the process fails, naming its log,
-    where the folder holds another experiment, or where the source is not trained.
+    Where only the experiment's evaluation has changed, that alone is done again; where only other settings are to be
+    measured, those that are new. Raises `RunError` where the process fails, naming its log, where the folder holds
+    another experiment, or where the source is not trained.
     """
     if job.done:
         return
@@ -88,11 +91,6 @@ def run(job: Job) -> None:
     source, log = (job.folder.with_name(f"{job.folder.name}.{suffix}") for suffix in ("toml", "log"))
     commands = _commands(job, source)
     if (job.folder / "config.toml").is_file():
-        found, before = job.folder / "frontier.json", job.folder / BEFORE
-        if found.is_file():
-            found.replace(before)  # first: it must not pass for the new evaluation's
-        if "--add" not in commands[-1]:
-            before.unlink(missing_ok=True)
         write_text(job.folder / "config.toml", config.dump(job.experiment))
     write_text(source, config.dump(job.experiment))
     for command in commands:
@@ -113,17 +111,21 @@ def _commands(job: Job, source: Path) -> list[list[str]]:
                 f"{job.source.folder} is not trained: `londi reproduce` the table that trains it first, with the same "
                 "--folder and --quick"
             )
+        if _can_add(job):
+            return [["evaluate", str(job.folder), "--add"]]
         return [["evaluate", str(job.source.folder), "--on", str(source), "--folder", str(job.folder)]]
-    evaluated = any((job.folder / name).is_file() for name in ("frontier.json", BEFORE))
-    add = ["--add"] if trained and evaluated and _same_episodes(Run.open(job.folder).experiment, job.experiment) else []
-    commands = [["train", str(source), "--run", str(job.folder)], ["evaluate", str(job.folder), *add]]
-    return commands[trained:]
+    evaluate = ["evaluate", str(job.folder), *(["--add"] if trained and _can_add(job) else [])]
+    return [evaluate] if trained else [["train", str(source), "--run", str(job.folder)], evaluate]
 
 
-def _same_episodes(one: Experiment, other: Experiment) -> bool:
-    """Whether two experiments measure on the same episodes in the same way, whatever settings."""
-    here = {name: getattr(other.evaluate, name) for name in (*SETTINGS, "processes", "num_envs")}
-    return replace(one.evaluate, **here) == other.evaluate
+def _can_add(job: Job) -> bool:
+    """Whether its folder holds results on the same episodes, with the policies that it has, or its source has, now."""
+    if not (job.folder / "config.toml").is_file():
+        return False
+    here = Run.open(job.folder)
+    measured = here.measured()
+    same = measured is not None and same_episodes(measured, job.experiment)
+    return same and (job.source is None or _copied(job.source, here))
 
 
 def run_all(todo: Sequence[Job], processes: int, progress: Callable[[], None]) -> None:

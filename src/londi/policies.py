@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from londi.config import Experiment
 from londi.frontier import UP_TO
@@ -24,6 +24,12 @@ SETTINGS = (
     *("random_rates", "entropy_thresholds", "margins", "every", "first", "rules"),
 )
 """Fields of `EvaluateConfig` that name policies; all others say on which episodes these are measured, and how."""
+
+
+def same_episodes(one: Experiment, other: Experiment) -> bool:
+    """Whether two experiments measure on the same episodes with the same models, whichever settings they name."""
+    kept = {name: getattr(other.evaluate, name) for name in (*SETTINGS, "processes", "num_envs")}
+    return replace(one, evaluate=replace(one.evaluate, **kept)) == other
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def markdown(result: Mapping[str, Any], layout: str = "tasks") -> list[str]:
     """
     lines = [_head(result), ""]
     lines += _one_table(result["tasks"]) if layout == "lines" else _tables(result["tasks"])
-    if len(result["seeds"]) > 1:
+    if len(result["seeds"]) > 1 and result["overall"]:
         lines += [*_overall(result), ""]
     return [*lines, _made(result["made"])] if "made" in result else lines[:-1]
 

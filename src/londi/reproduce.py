@@ -265,7 +265,7 @@ def _method(method: Method, common: Sequence[Any], pooled: Sequence[Sequence[Any
         found = [row for one in runs for row in frontier.family(one[key], method.family)]
         return models + [row for row in found if row["name"].startswith(method.only)]
 
-    each: dict[str, list[Any]] = {"hypervolume": [], "aiq": [], "apgr": [], "regret": []}
+    each: dict[str, list[Any]] = {"hypervolume": [], "gain": [], "aiq": [], "apgr": [], "regret": []}
     chosen: dict[str, list[Any]] = {f"at_{round(100 * level)}": [] for level in KEPT}
     settings = violations = 0
     for base, runs in zip(common, pooled, strict=True):
@@ -293,43 +293,31 @@ def _method(method: Method, common: Sequence[Any], pooled: Sequence[Sequence[Any
 def _updates(one: Record) -> int:
     """Optimiser steps of each learner of a run; PPO takes its own number."""
     t = one["experiment"]["train"]
-    return int(t["updates_per_step"] * (t["num_steps"] - t["warmup_steps"]))
+    return max(0, int(t["updates_per_step"] * (t["num_steps"] - t["warmup_steps"])))
 
 
 def _overall(tasks: Mapping[str, Any], methods: Sequence[Method]) -> dict[str, Any]:
-    """Interquartile mean over all tasks and seeds of the gain, and how probably londi's own methods are better: the
-    first, and those that learn in the common run.
+    """Interquartile mean of the gain over all seeds and those tasks in which the models differ, and how probably
+    londi's own methods are better: the first, and those that learn in the common run.
 
-    The gain is the hypervolume above what QUICK alone has, as a share of what is left to 1, so that tasks count alike;
-    those without a gap between the models are left out. What has the same score in all seeds, such as a rule, gets no
-    interval. Of the oracle it would say little: it has one setting, and its area goes in one step.
+    What learns nothing is measured once, and gets no interval. Of the oracle all this would say little: it has one
+    setting, and its area goes in one step.
     """
-    floors = {
-        name: task["models"]["QUICK"]["success"] / max(task["models"]["DEEPTHINK"]["success"], 1e-9)
-        for name, task in tasks.items()
-    }
-    tasks = {name: task for name, task in tasks.items() if floors[name] < 1}
-    if not tasks:
-        return {}
     ours = [method.name for method in methods if method.family in frontier.LEARNED and not method.runs]
     ours = list(dict.fromkeys([methods[0].name, *ours]))
-    names = [method.name for method in methods if method.family != "oracle"]
-    scores = {name: [task["methods"][name]["hypervolume"] for task in tasks.values()] for name in names}
-    scores = {name: rows for name, rows in scores.items() if all(value is not None for row in rows for value in row)}
+    families = {method.name: method.family for method in methods if method.family != "oracle"}
+    rows = {name: [task["methods"][name]["gain"] for task in tasks.values()] for name in families}
+    apart = [all(None not in row[i] for row in rows.values()) for i in range(len(tasks))]
+    scores = {name: [one for one, known in zip(row, apart, strict=True) if known] for name, row in rows.items()}
     found: dict[str, Any] = {}
-    for name, rows in scores.items():
-        gains = [
-            [(value - floors[task]) / (1 - floors[task]) for value in row]
-            for task, row in zip(tasks, rows, strict=True)
-        ]
-        varies = any(len({*row}) > 1 for row in rows)
-        low, high = protocol.interval(gains) if varies else (None, None)
+    for name, row in scores.items() if any(apart) else ():
+        low, high = protocol.interval(row) if families[name] in _TRAINED else (None, None)
         better = {
-            own: [protocol.improvement(scores[own], rows), *protocol.improvement_interval(scores[own], rows)]
+            own: [protocol.improvement(scores[own], row), *protocol.improvement_interval(scores[own], row)]
             for own in ours
-            if own in scores and own != name
+            if own != name
         }
-        found[name] = {"iqm": protocol.iqm(gains), "low": low, "high": high, "better": better}
+        found[name] = {"iqm": protocol.iqm(row), "low": low, "high": high, "better": better}
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import shutil
@@ -16,15 +17,12 @@ import numpy as np
 from londi import config, provenance
 from londi.config import Experiment
 from londi.encoders.text import FEATURES
-from londi.errors import CheckpointError, RunError
+from londi.errors import CheckpointError, ConfigError, RunError
 
 if TYPE_CHECKING:
     from londi.switchers.network import NetworkSwitcher
 
 SCHEMA = 1
-
-BEFORE = "frontier-before.json"
-"""What was measured before, while more is added to it."""
 
 
 @dataclass(frozen=True)
@@ -143,9 +141,24 @@ class Run:
         return min(planned, *(int(load_checkpoint(self.policy(learner))["step"]) for learner in learners))
 
     def training_calls(self) -> int | None:
-        """DEEPTHINK calls of the training episodes; None where the run does not say, as one of `on`."""
-        calls = load_checkpoint(self.checkpoint).get("calls") if self.checkpoint.is_file() else None
+        """DEEPTHINK calls of the episodes that the policies have learned from; None where those don't say."""
+        calls = load_checkpoint(self.policy(self.experiment.train.learners[0])).get("calls")
         return None if calls is None else int(calls)
+
+    def fingerprints(self) -> dict[str, str]:
+        """The SHA-256 of each learner's policy file."""
+        files = ((name, self.policy(name)) for name in self.experiment.train.learners)
+        return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files if path.is_file()}
+
+    def measured(self) -> Experiment | None:
+        """The experiment as which frontier.json was measured, with the policies that are here now; None where there is
+        no frontier.json, or one of other policies or of an earlier version of londi."""
+        try:
+            found = json.loads((self.path / "frontier.json").read_text(encoding="utf-8"))["measured"]
+            same = found["policies"] == self.fingerprints()
+            return config.parse(found["config"]) if same else None
+        except (FileNotFoundError, ValueError, KeyError, TypeError, ConfigError):
+            return None
 
 
 def save_checkpoint(path: Path, state: dict[str, Any], keep: bool = False) -> None:

@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from londi.rollout_ray import RayRollout
 
 METRICS_STEPS = 1_000
-FORMAT = 4
+FORMAT = 3
 """Version of what a checkpoint holds beside the policies."""
-_COUNTERS = ("step", "started", "seconds", "begun_anew", "last_metrics", "snapshots", "losses", "calls")
+_COUNTERS = ("step", "started", "seconds", "begun_anew", "last_metrics", "snapshots", "losses")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,9 @@ class Trainer:
         self.learners = make_learners(self.experiment, encoder, self.envs[0])
         explorers = {name: self.learners[name].explorer for name in players(t.learners)}
         behaviour = Behaviour(explorers or {"random": Never()})
-        self.step = self.started = self.begun_anew = self.lost = self.calls = 0
+        self.step = self.started = self.begun_anew = self.lost = 0
+        self.calls: int | None = 0
+        """DEEPTHINK calls of the episodes that were learned from; None where an earlier version did not count them."""
         self.models: dict[str, lms.CachedLM] = {}
         self.said: dict[str, Any] = {}
         """What models said that are in processes of their own now, as the checkpoint has it."""
@@ -160,7 +162,7 @@ class Trainer:
 
     def _note(self, episode: Episode) -> None:
         self.step += len(episode.steps)
-        self.calls += episode.num_calls
+        self.calls = None if self.calls is None else self.calls + episode.num_calls
         self.recent.append((episode.success, episode.num_calls))
 
     def _learn(self) -> None:
@@ -206,7 +208,8 @@ class Trainer:
         """Write the policies, and the checkpoint from which training goes on (without replay once it is done)."""
         done = self.step >= self.experiment.train.num_steps
         self._save_policies()
-        state: dict[str, Any] = {name: getattr(self, name) for name in _COUNTERS} | {"lost": self.num_lost}
+        state: dict[str, Any] = {name: getattr(self, name) for name in _COUNTERS}
+        state |= {"lost": self.num_lost, "calls": self.calls}
         state |= {"format": FORMAT, "features": FEATURES, "done": done}
         state["learners"] = {name: learner.state_dict() for name, learner in self.learners.items()}
         if not done:
@@ -219,7 +222,8 @@ class Trainer:
     def _save_policies(self, snapshot: int | None = None) -> None:
         actions = self.envs[0].admissible and list(self.envs[0].admissible)
         for name, learner in self.learners.items():
-            state = {"switcher": learner.switcher.state(), "step": self.step, "features": FEATURES, "actions": actions}
+            state = {"switcher": learner.switcher.state(), "step": self.step, "calls": self.calls}
+            state |= {"features": FEATURES, "actions": actions}
             save_checkpoint(self.run.policy(name, snapshot), state)
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -238,7 +242,7 @@ class Trainer:
                 learner.load_state_dict(state["learners"][name])
             for name in _COUNTERS:
                 setattr(self, name, state[name])
-            self.lost = state["lost"]
+            self.lost, self.calls = state["lost"], state.get("calls")
             self.recent.extend((bool(success), int(calls)) for success, calls in state["recent"])
             self.replay.restore(state["replay"])
             for name, said in state["models"].items():

@@ -76,10 +76,6 @@ def test_the_frontier_is_complete_and_true(trained: Path) -> None:
         assert rows[f"budget {n}"]["calls"]["max"] <= n
     assert result["metrics"]["violations"] == 0
     assert 0 < result["training_calls"] < result["env_steps"]
-    chosen = result["choices"]["at_99"]
-    if chosen:
-        saved = rows["DEEPTHINK"]["calls"]["mean"] - chosen["test"]["calls"]["mean"]
-        assert result["metrics"]["pays_off_after"] == math.ceil(result["training_calls"] / saved)
     assert rows["disagreement oracle"]["calls"]["mean"] < rows["DEEPTHINK"]["calls"]["mean"]
 
 

@@ -74,6 +74,15 @@ def test_hypervolume_sums_the_steps_of_the_pareto_front() -> None:
     assert frontier.hypervolume(TABLE, "budget") == pytest.approx(0.5 * 0.2 + 0.75 * 0.3 + 1.0 * 0.5)
 
 
+def test_gain_is_the_area_above_quicks() -> None:
+    area = frontier.hypervolume(TABLE, "budget")
+    assert area is not None
+    assert frontier.gain(TABLE, "budget") == pytest.approx((area - 0.5) / 0.5)
+    assert frontier.gain(TABLE, "price") is None
+    close = [row("QUICK", "model", 0, 0.77), *TABLE[1:]]
+    assert frontier.gain(close, "budget") is None, "QUICK has 96 % of DEEPTHINK's success"
+
+
 def test_a_price_under_budgets_counts_without_one_too() -> None:
     rows = [
         *(row("QUICK", "model", 0, 0.2), row("DEEPTHINK", "model", 10, 1.0)),
@@ -150,12 +159,13 @@ def test_budget_use() -> None:
 
 
 def test_after_how_many_episodes_training_is_paid_for() -> None:
-    chosen = {"calls_ratio": 0.25, "test": {"calls": {"mean": 2.0}}}
-    assert frontier.pays_off_after(6000, chosen) == 1000, "6 of 8 calls are saved"
-    assert frontier.pays_off_after(6001, chosen) == 1001
-    assert frontier.pays_off_after(None, chosen) is None
-    assert frontier.pays_off_after(6000, None) is None
-    assert frontier.pays_off_after(6000, chosen | {"calls_ratio": 1.1}) is None, "it saves nothing"
+    chosen = {"test": BUDGETS[0]}
+    assert frontier.pays_off_after(8000, TABLE, chosen) == 1000, "8 of 10 calls are saved"
+    assert frontier.pays_off_after(8001, TABLE, chosen) == 1001
+    assert frontier.pays_off_after(8000, TABLE, {"test": PAIR[0]}) == 800, "all are"
+    assert frontier.pays_off_after(None, TABLE, chosen) is None
+    assert frontier.pays_off_after(8000, TABLE, None) is None
+    assert frontier.pays_off_after(8000, TABLE, {"test": BUDGETS[3]}) is None, "it makes more"
 
 
 def test_steps_to_a_share_of_the_final_hypervolume() -> None:

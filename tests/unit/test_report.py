@@ -172,7 +172,7 @@ def test_ids_of_the_figures_do_not_clash(run: Path) -> None:
 def test_the_report_says_what_training_took_where_that_is_known(run: Path) -> None:
     path = run / "frontier.json"
     before = json.loads(path.read_text(encoding="utf-8"))
-    assert "DEEPTHINK calls, which" not in write_report(run).read_text(encoding="utf-8")
+    assert "It made" not in write_report(run).read_text(encoding="utf-8")
     metrics = before["metrics"] | {"pays_off_after": 4321}
     path.write_text(json.dumps(before | {"training_calls": 12345, "metrics": metrics}), encoding="utf-8")
     page = write_report(run).read_text(encoding="utf-8")

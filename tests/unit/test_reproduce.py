@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from londi import published, records, reproduce
+from londi import config, published, records, reproduce
 from londi.cli import main
 from londi.errors import ConfigError, RunError
 from londi.jobs import Job, run
@@ -69,7 +69,8 @@ def finish(job: Job, rows: list[dict[str, Any]]) -> None:
     Run.create(job.folder, job.experiment)
     rows = [row("QUICK", "model", 0, 0.4), row("DEEPTHINK", "model", 10, 0.8), *rows]
     steps = job.experiment.train.num_steps
-    data = {"policies": rows, "selection": rows, "env_steps": steps, "episodes": 40}
+    measured = {"config": config.plain(job.experiment), "policies": Run.open(job.folder).fingerprints()}
+    data = {"policies": rows, "selection": rows, "env_steps": steps, "episodes": 40, "measured": measured}
     (job.folder / "frontier.json").write_text(json.dumps(data))
     save_checkpoint(job.folder / "checkpoints" / "last.pt", {"seconds": 3.0, "done": True})
 
@@ -269,7 +270,6 @@ def test_what_is_only_evaluated_otherwise_is_not_trained_again(
 
     def started(command: list[str], **rest: Any) -> subprocess.CompletedProcess[str]:
         commands.append(command[3:])
-        assert not (job.folder / "frontier.json").exists(), "the old one must not pass for the new one"
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr("londi.jobs.subprocess.run", started)
@@ -282,10 +282,9 @@ def test_what_is_only_evaluated_otherwise_is_not_trained_again(
     assert not other.done
     for _ in range(2):  # the second time as after an interruption
         commands.clear()
-        job = other
         run(other)
         assert commands == [["evaluate", str(other.folder), "--add"]], "only other settings are to be measured"
-    assert (other.folder / "frontier-before.json").exists(), "what is there stays"
+        assert not other.done, "what is there is not what was to be measured"
 
 
 TRANSFER = """
@@ -340,16 +339,21 @@ def test_switchers_of_another_table_are_measured_without_training(
         run(job)
     source = str(here / "a-slippery-floor-1.toml")
     assert commands == [["evaluate", str(job.source.folder), "--on", source, "--folder", str(job.folder)]]
-    finish(job, [row("price 0.1", "price", 2, 0.8), row("disagreement oracle", "oracle", 2, 0.8)])
+    found = [row("price 0.1", "price", 2, 0.8), row("disagreement oracle", "oracle", 2, 0.8)]
+    finish(job, found)
     told = [job.done]
     for folder in (job.source.folder, job.folder):
         for name in ("budget", "price"):
             (folder / "checkpoints" / f"{name}.pt").write_text("learned")
     (job.folder / "trained.json").write_text('{"commit": "abc"}')
     told.append(job.done)
+    finish(job, found)
+    told.append(job.done)
     (job.source.folder / "checkpoints" / "price.pt").write_text("learned anew")
     told.append(job.done)
-    assert told == [False, True, False], "without policies, with the source's, after the source was trained anew"
+    assert told == [False, False, True, False], (
+        "without policies, measured without them, with the source's, after the source was trained anew"
+    )
     (job.source.folder / "checkpoints" / "price.pt").write_text("learned")
     lines = published.markdown(results(elsewhere(tmp_path), here), "lines")
     assert lines[-1].endswith("trained at commit abc.")

@@ -19,7 +19,7 @@ out, err = Console(), Console(stderr=True)
 def bar(label: str, total: int, extra: str = "") -> Iterator[Any]:
     """Show a progress bar on stderr; yields a function that moves it to `done` or by `advance`, or adds to its end.
 
-    What anyone else prints meanwhile, as Ray does of its workers, goes to stderr: stdout may be read as JSON.
+    What others print in this process meanwhile, as Ray does of its workers, goes to stderr: stdout may be read as JSON.
     """
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[extra]}")]
     shown = Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=err)
