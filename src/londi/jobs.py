@@ -56,6 +56,10 @@ class Job:
             self.experiment
         )
 
+    def same_training(self, other: Experiment) -> bool:
+        """Whether another experiment trains the same Switchers, however they are evaluated."""
+        return replace(other, evaluate=self.experiment.evaluate) == self.experiment
+
     @property
     def trained(self) -> bool:
         """Whether the folder holds Switchers that were trained to the end, however they are evaluated.
@@ -64,7 +68,7 @@ class Job:
         """
         if not (self.folder / "config.toml").is_file():
             return False
-        if replace(Run.open(self.folder).experiment, evaluate=self.experiment.evaluate) != self.experiment:
+        if not self.same_training(Run.open(self.folder).experiment):
             raise RunError(f"{self.folder} is of another experiment (changed since?): remove it")
         last = self.folder / "checkpoints" / "last.pt"
         return last.is_file() and bool(load_checkpoint(last).get("done"))

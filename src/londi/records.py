@@ -44,7 +44,7 @@ def read(table: str, job: Job, kinds: Mapping[str, str]) -> Record:
 
 def load(folder: Path, every: Sequence[Job], kinds: Mapping[str, str]) -> dict[str, Record]:
     """Return the published records, by the name of the run's folder, of those runs that have one of the same
-    experiment, the same source and the same kinds of state; raises `RunError` for one that is damaged."""
+    experiment, the same training and the same kinds of state; raises `RunError` for one that is damaged."""
     found = {}
     for job in every:
         path = folder / f"{job.folder.name}.json"
@@ -62,7 +62,7 @@ def _fits(record: Record, job: Job, kinds: Mapping[str, str]) -> bool:
     try:
         same = job.same_results(config.parse(record["experiment"]))
         if job.source:
-            same = same and record["source"] is not None and job.source.same_results(config.parse(record["source"]))
+            same = same and record["source"] is not None and job.source.same_training(config.parse(record["source"]))
     except ConfigError:  # a setting that there is no more
         return False
     if job.method or not kinds:

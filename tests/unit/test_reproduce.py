@@ -359,6 +359,13 @@ def test_switchers_of_another_table_are_measured_without_training(
     assert lines[-1].endswith("trained at commit abc.")
     assert "| a slippery floor | 40.0 % | 80.0 % | 100.0 % | 20.0 % | 0.900 | 0.900 | 0 |" in "\n".join(lines)
 
+    records.save(tmp_path / "kept", reproduce.collect(elsewhere(tmp_path), [job], {}))
+    text = (tmp_path / "small.toml").read_text()
+    for change, fits in (("episodes = 41", True), ("episodes = 40\n[changes.train]\ngamma = 0.5", False)):
+        (tmp_path / "small.toml").write_text(text.replace("episodes = 40", change))
+        again = reproduce.jobs(elsewhere(tmp_path), here)
+        assert bool(records.load(tmp_path / "kept", again, {})) == fits, "what counts is how it was trained"
+
 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
