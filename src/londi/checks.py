@@ -112,7 +112,7 @@ def _prices(t: TrainConfig, e: EvaluateConfig) -> list[str]:
     low, high = t.lowest_price, t.highest_price
     outside = [c for c in e.prices if c > 0 and not low <= c <= high]
     wrong = [f"evaluate.prices: {c} lies outside what is learned, {low} to {high}" for c in outside]
-    if not e.prices and "budget" not in t.learners:
+    if not e.prices and ("budget" not in t.learners or e.capped):
         wrong.append("evaluate.prices is empty: a price Switcher is measured at prices")
     return wrong
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from londi import frontier
-from londi.config import Experiment, plain
+from londi.config import Experiment, dump
 from londi.episode import Episode, read_episodes, write_episodes
 from londi.errors import RunError
 from londi.making import make_encoder, make_envs
@@ -38,13 +38,15 @@ class _Known:
         return {name for name, row in self.selection.items() if row["kind"] in frontier.LEARNED}
 
 
-def num_plays(experiment: Experiment) -> int:
+def num_plays(run: Run) -> int:
     """Return how many episodes an evaluation plays, for a progress bar; not counted is what stays in doubt and plays
     on."""
+    experiment = run.experiment
     learned, rules = len(learned_policies(experiment)), len(baselines(experiment))
     e = experiment.evaluate
     capped = len(e.budgets) if _capped(experiment) else 0
-    curve = experiment.train.snapshots * e.snapshot_episodes * (len(_universal(experiment)) + 2)
+    universal = len(_universal(experiment))
+    curve = len(run.snapshots()) * e.snapshot_episodes * (universal + 2) if universal else 0
     oracle = 1  # has no setting to choose
     return e.selection_episodes * (learned + rules + capped - oracle) + e.episodes * (learned + rules + capped) + curve
 
@@ -83,16 +85,17 @@ def _universal(experiment: Experiment) -> list[Policy]:
 def evaluate(run: Run, progress: PlayProgress = lambda played, added: None, *, add: bool = False) -> dict[str, Any]:
     """Evaluate a run, write `frontier.json` and `episodes/`, and return the frontier.
 
-    With `add`, the rows of the run's frontier.json stay, and what is not among them is played: other settings, and
-    whatever depends on these (the best price under budgets, what is in doubt, the curve, stored episodes). Raises
-    `RunError` where nothing was trained, where the run's config is changed meanwhile, or where there is nothing to add
-    to. `progress` is told how many more episodes were played, and how many were added to `num_plays` of those that are
-    to be played.
+    With `add`, those rows of the run's frontier.json stay whose settings config.toml still names, and what is not among
+    them is played: other settings, and whatever depends on these (the best price under budgets, what is in doubt, the
+    curve, stored episodes). Raises `RunError` where nothing was trained, where the run's config or its policies are
+    changed meanwhile, or where there is nothing to add to. `progress` is told how many more episodes were played, and
+    how many were added to `num_plays` of those that are to be played.
     """
     source = commit(Path(__file__).parent)  # of what is loaded now
     _check_features(run)  # before any process starts: complain here
     known = _known(run) if add else _Known()
-    calls = run.training_calls()
+    trained = {"env_steps": run.trained_steps(), "training_calls": run.training_calls()}
+    measured = {"config": dump(run.experiment), "policies": run.fingerprints()}
     learned, rules = learned_policies(run.experiment), baselines(run.experiment)
     with playing(run, progress) as plays:
         selection = _selection(plays, [*(policy for policy in rules if policy.kind != "oracle"), *learned], known)
@@ -103,10 +106,13 @@ def evaluate(run: Run, progress: PlayProgress = lambda played, added: None, *, a
         test, kept = _test(plays, [*rules, *learned, *capped], known, shown)
     if Run.open(run.path).experiment != run.experiment:
         raise RunError(f"{run.path / 'config.toml'} was changed while it was evaluated: evaluate again")
+    if run.fingerprints() != measured["policies"]:
+        raise RunError(f"{run.path} was trained on while it was evaluated: evaluate again")
     for file, episodes in kept.items():
         write_episodes(run.path / "episodes" / f"{file}.jsonl", episodes)
     commits = list(dict.fromkeys([*known.commits, source]))
-    result = _frontier(run, selection, test, curve, calls) | {"commit": source, "commits": commits}
+    result = _frontier(run, selection, test, curve, trained)
+    result |= {"commit": source, "commits": commits, "measured": measured}
     write_text(run.path / "frontier.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
     return result
 
@@ -126,8 +132,8 @@ def _known(run: Run) -> _Known:
 def _selection(
     plays: Plays, policies: Sequence[Policy], known: _Known, others: Sequence[dict[str, Any]] = ()
 ) -> list[dict[str, Any]]:
-    """Return the rows of policies on selection episodes, of which those are played that are not known; and, from the
-    beginning, those known that should play on now."""
+    """Return the rows of policies on selection episodes, of which those are played that are not known; where one that
+    is known should play on now, it and the new ones are played from the beginning."""
     e = plays.run.experiment.evaluate
     had = {p.name: known.selection[p.name] for p in policies if p.name in known.selection}
     plays.progress(0, -len(had) * e.selection_episodes)
@@ -200,7 +206,7 @@ def _frontier(
     selection: list[dict[str, Any]],
     test: list[dict[str, Any]],
     curve: list[dict[str, Any]],
-    training_calls: int | None,
+    trained: Mapping[str, Any],
 ) -> dict[str, Any]:
     from importlib.metadata import version
 
@@ -212,8 +218,7 @@ def _frontier(
         "experiment": run.experiment.name,
         "env": run.experiment.env.id,
         "training_seed": run.experiment.seed,
-        "env_steps": run.trained_steps(),
-        "training_calls": training_calls,
+        **trained,
         "episodes": e.episodes,
         "seeds": {
             "selection": [SELECTION_SEEDS, max(row["episodes"] for row in selection)],
@@ -227,7 +232,6 @@ def _frontier(
         "metrics": frontier.metrics(test, choices)
         | {
             "steps_to_90": frontier.steps_to(curve, 0.9),
-            "pays_off_after": frontier.pays_off_after(training_calls, test, choices["at_99"]),
+            "pays_off_after": frontier.pays_off_after(trained["training_calls"], test, choices["at_99"]),
         },
-        "measured": {"config": plain(run.experiment), "policies": run.fingerprints()},
     }

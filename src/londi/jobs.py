@@ -14,7 +14,7 @@ from typing import Any
 from londi import config
 from londi.config import Experiment
 from londi.errors import RunError
-from londi.policies import same_episodes
+from londi.policies import same_episodes, same_training
 from londi.run import Run, load_checkpoint, write_text
 
 
@@ -45,9 +45,9 @@ class Job:
             return False
         here = Run.open(self.folder)
         measured = here.measured()
-        return (
-            measured is not None and self.same_results(measured) and (self.source is None or _copied(self.source, here))
-        )
+        complete = here.measured_steps() == self.experiment.train.num_steps
+        same = measured is not None and self.same_results(measured) and complete
+        return same and (self.source is None or _copied(self.source, here))
 
     def same_results(self, other: Experiment) -> bool:
         """Whether another experiment has the same results: it may be measured in more processes or larger batches."""
@@ -55,10 +55,6 @@ class Job:
         return replace(other, evaluate=replace(other.evaluate, processes=own.processes, num_envs=own.num_envs)) == (
             self.experiment
         )
-
-    def same_training(self, other: Experiment) -> bool:
-        """Whether another experiment trains the same Switchers, however they are evaluated."""
-        return replace(other, evaluate=self.experiment.evaluate) == self.experiment
 
     @property
     def trained(self) -> bool:
@@ -68,7 +64,7 @@ class Job:
         """
         if not (self.folder / "config.toml").is_file():
             return False
-        if not self.same_training(Run.open(self.folder).experiment):
+        if not same_training(Run.open(self.folder).experiment, self.experiment):
             raise RunError(f"{self.folder} is of another experiment (changed since?): remove it")
         last = self.folder / "checkpoints" / "last.pt"
         return last.is_file() and bool(load_checkpoint(last).get("done"))

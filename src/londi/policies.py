@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from londi.config import Experiment
 from londi.frontier import UP_TO
@@ -26,10 +26,15 @@ SETTINGS = (
 """Fields of `EvaluateConfig` that name policies; all others say on which episodes these are measured, and how."""
 
 
+def same_training(one: Experiment, other: Experiment) -> bool:
+    """Whether two experiments have the same task, models, Switchers and training, however they are evaluated."""
+    return all(getattr(one, f.name) == getattr(other, f.name) for f in fields(Experiment) if f.name != "evaluate")
+
+
 def same_episodes(one: Experiment, other: Experiment) -> bool:
-    """Whether two experiments measure on the same episodes with the same models, whichever settings they name."""
+    """Whether two experiments measure the same Switchers on the same episodes, whichever settings they name."""
     kept = {name: getattr(other.evaluate, name) for name in (*SETTINGS, "processes", "num_envs")}
-    return replace(one, evaluate=replace(one.evaluate, **kept)) == other
+    return same_training(one, other) and replace(one.evaluate, **kept) == other.evaluate
 
 
 @dataclass(frozen=True)

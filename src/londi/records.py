@@ -14,6 +14,7 @@ from typing import Any
 from londi import config
 from londi.errors import ConfigError, RunError
 from londi.jobs import Job
+from londi.policies import same_training
 from londi.run import Run, load_checkpoint, write_text
 from londi.where import count_calls, counted
 
@@ -62,7 +63,11 @@ def _fits(record: Record, job: Job, kinds: Mapping[str, str]) -> bool:
     try:
         same = job.same_results(config.parse(record["experiment"]))
         if job.source:
-            same = same and record["source"] is not None and job.source.same_training(config.parse(record["source"]))
+            same = (
+                same
+                and record["source"] is not None
+                and same_training(config.parse(record["source"]), job.source.experiment)
+            )
     except ConfigError:  # a setting that there is no more
         return False
     if job.method or not kinds:

@@ -48,6 +48,7 @@ def write_report(run: Path) -> Path:
     chosen, quick, _ = (_read_episodes(run, name) for name in ("chosen", "quick", "deepthink"))
     metrics = _read_metrics(run / "metrics.jsonl")
     config = _read_text(run / "config.toml", "is this a run folder that `londi train` wrote?")
+    config = frontier.get("measured", {}).get("config", config)  # config.toml may name more by now
     try:
         page = _page(run, frontier, chosen, quick, metrics, config)
         plots.save_frontier(frontier, run / "frontier.png")

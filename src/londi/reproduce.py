@@ -300,12 +300,17 @@ def _overall(tasks: Mapping[str, Any], methods: Sequence[Method]) -> dict[str, A
     """Interquartile mean of the gain over all seeds and those tasks in which the models differ, and how probably
     londi's own methods are better: the first, and those that learn in the common run.
 
-    What learns nothing is measured once, and gets no interval. Of the oracle all this would say little: it has one
-    setting, and its area goes in one step.
+    What was not measured in all of them is left out; what learns nothing is measured once, and gets no interval. Of
+    the oracle all this would say little: it has one setting, and its area goes in one step.
     """
     ours = [method.name for method in methods if method.family in frontier.LEARNED and not method.runs]
     ours = list(dict.fromkeys([methods[0].name, *ours]))
-    families = {method.name: method.family for method in methods if method.family != "oracle"}
+    families = {
+        method.name: method.family
+        for method in methods
+        if method.family != "oracle"
+        and all(None not in t["methods"][method.name]["hypervolume"] for t in tasks.values())
+    }
     rows = {name: [task["methods"][name]["gain"] for task in tasks.values()] for name in families}
     apart = [all(None not in row[i] for row in rows.values()) for i in range(len(tasks))]
     scores = {name: [one for one, known in zip(row, apart, strict=True) if known] for name, row in rows.items()}
@@ -315,7 +320,7 @@ def _overall(tasks: Mapping[str, Any], methods: Sequence[Method]) -> dict[str, A
         better = {
             own: [protocol.improvement(scores[own], row), *protocol.improvement_interval(scores[own], row)]
             for own in ours
-            if own != name
+            if own in scores and own != name
         }
         found[name] = {"iqm": protocol.iqm(row), "low": low, "high": high, "better": better}
     return found

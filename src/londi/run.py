@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 import shutil
+import tomllib
 import warnings
 import zipfile
 from dataclasses import dataclass, replace
@@ -156,8 +157,15 @@ class Run:
         try:
             found = json.loads((self.path / "frontier.json").read_text(encoding="utf-8"))["measured"]
             same = found["policies"] == self.fingerprints()
-            return config.parse(found["config"]) if same else None
+            return config.parse(tomllib.loads(found["config"])) if same else None
         except (FileNotFoundError, ValueError, KeyError, TypeError, ConfigError):
+            return None
+
+    def measured_steps(self) -> int | None:
+        """The environment steps after which frontier.json was measured; None where there is none."""
+        try:
+            return int(json.loads((self.path / "frontier.json").read_text(encoding="utf-8"))["env_steps"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from londi.config import Experiment
 from londi.errors import RunError
 from londi.frontier import SCHEMA, find
 from londi.run import Run
@@ -25,6 +26,13 @@ def _read(run: Path) -> dict[str, Any]:
     if data.get("schema") != SCHEMA:
         raise RunError(f"{path} was written by another version of londi: run `londi evaluate {run}` again")
     return data
+
+
+def _measured(path: Path) -> Experiment:
+    """The experiment as which a run was measured, without what makes no difference, and its seed."""
+    run = Run.open(path)
+    experiment = run.measured() or run.experiment
+    return replace(experiment, seed=0, evaluate=replace(experiment.evaluate, processes=1, num_envs=1))
 
 
 def _measures(data: dict[str, Any]) -> dict[str, float | None]:
@@ -55,9 +63,9 @@ def summarise_runs(runs: Sequence[Path]) -> dict[str, Any]:
     names = {d["experiment"] for d in data}
     if len(names) > 1:
         raise RunError(f"these runs are of different experiments: {', '.join(sorted(names))}")
-    first = replace(Run.open(runs[0]).experiment, seed=0)
+    first = _measured(runs[0])
     for run, found in zip(runs[1:], data[1:], strict=True):
-        if replace(Run.open(run).experiment, seed=0) != first or found["env_steps"] != data[0]["env_steps"]:
+        if _measured(run) != first or found["env_steps"] != data[0]["env_steps"]:
             raise RunError(
                 f"{run} differs from {runs[0]} in more than its seed: compare their config.toml and env_steps"
             )

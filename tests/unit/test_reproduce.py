@@ -14,7 +14,7 @@ import pytest
 from londi import config, published, records, reproduce
 from londi.cli import main
 from londi.errors import ConfigError, RunError
-from londi.jobs import Job, run
+from londi.jobs import Job, _commands, run
 from londi.run import Run, save_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +51,10 @@ family = "oracle"
 """
 
 
+DOLLARS = {"episodes": 40, "budget_measure": "dollars", "budgets": [0.5]}
+"""Budgets that are none where calls are counted."""
+
+
 @pytest.fixture
 def table(tmp_path: Path) -> reproduce.Table:
     path = tmp_path / "small.toml"
@@ -69,7 +73,7 @@ def finish(job: Job, rows: list[dict[str, Any]]) -> None:
     Run.create(job.folder, job.experiment)
     rows = [row("QUICK", "model", 0, 0.4), row("DEEPTHINK", "model", 10, 0.8), *rows]
     steps = job.experiment.train.num_steps
-    measured = {"config": config.plain(job.experiment), "policies": Run.open(job.folder).fingerprints()}
+    measured = {"config": config.dump(job.experiment), "policies": Run.open(job.folder).fingerprints()}
     data = {"policies": rows, "selection": rows, "env_steps": steps, "episodes": 40, "measured": measured}
     (job.folder / "frontier.json").write_text(json.dumps(data))
     save_checkpoint(job.folder / "checkpoints" / "last.pt", {"seconds": 3.0, "done": True})
@@ -285,6 +289,21 @@ def test_what_is_only_evaluated_otherwise_is_not_trained_again(
         run(other)
         assert commands == [["evaluate", str(other.folder), "--add"]], "only other settings are to be measured"
         assert not other.done, "what is there is not what was to be measured"
+
+
+def test_a_run_is_done_as_what_it_was_measured(table: reproduce.Table, tmp_path: Path) -> None:
+    fill(table, tmp_path)
+    job = reproduce.jobs(replace(table, changes={"evaluate": DOLLARS}), tmp_path)[1]
+    assert _commands(job, Path()) == [["evaluate", str(job.folder)]], "nothing can be added to what counts otherwise"
+    rows = [row("price 0.1", "price", 2, 0.8)]
+    finish(job, rows)
+    assert job.done
+    path = job.folder / "frontier.json"
+    path.write_text(path.read_text().replace('"env_steps": 12000', '"env_steps": 11000'))
+    assert not job.done, "training was interrupted then"
+    finish(job, rows)
+    (job.folder / "checkpoints" / "price.pt").write_text("learned since")
+    assert not job.done
 
 
 TRANSFER = """

@@ -107,8 +107,8 @@ def evaluate(
         run: the run folder.
         on: another experiment (TOML): its environment and models, decided by this run's Switchers without training.
         folder: with --on, the folder for its results, a run folder; default RUN/on/NAME.
-        add: keep what frontier.json has measured, and play only the budgets, prices, thresholds, rates and rules that
-            were added to the run's config.toml.
+        add: keep what frontier.json has measured of the budgets, prices, thresholds, rates and rules that the run's
+            config.toml names, and play those that are new.
         json: print frontier.json instead of the table.
     """
     if on is None and folder is not None:
@@ -136,7 +136,7 @@ def _evaluate(run: Path, add: bool = False) -> dict[str, Any]:
 
     opened = Run.open(run)
     opened.load_switchers()  # complain before a progress bar stands there
-    with bar("evaluating", num_plays(opened.experiment)) as move:
+    with bar("evaluating", num_plays(opened)) as move:
         return measure(opened, lambda played, added: move(advance=played, added=added), add=add)
 
 
