@@ -57,12 +57,12 @@ def played(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     real = Plays.play
 
-    def play(self: Plays, phase: Any, seeds: range, policies: Any, *rest: Any, snapshot: int | None = None) -> Any:
-        if snapshot is None:
+    def play(self: Plays, phase: Any, seeds: range, policies: Any, *rest: Any, **more: Any) -> Any:
+        if "snapshot" not in more:
             names.extend(policy.name for policy in policies)
         if "a fault" in names:
             raise KeyboardInterrupt
-        return real(self, phase, seeds, policies, *rest, snapshot=snapshot)
+        return real(self, phase, seeds, policies, *rest, **more)
 
     monkeypatch.setattr(Plays, "play", play)
     return names
