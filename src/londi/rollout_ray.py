@@ -198,7 +198,7 @@ class RayRollout:
         self._started, self._seats, self._replicas = False, [], []
 
     def step(self) -> Iterator[tuple[Episode, Trajectory]]:
-        """Set every worker that rests going, and yield the episodes that ended in the first that has taken a step.
+        """Set every worker that rests going, and yield the episodes that ended once one has taken a step.
 
         What is not taken from the iterator is yielded by the next step. Where a model or an environment raises, `state`
         still has every episode.
@@ -210,25 +210,40 @@ class RayRollout:
             for seat in self._seats:
                 if seat.pending is None:
                     self._go(seat)
-            pending = {seat.pending: seat for seat in self._seats}
-            self._answer(pending[self._first(list(pending))])
+            self._wait()
+            self._look()
         return self._deliver()
 
-    def _first(self, pending: list[Any]) -> Any:
-        """Wait for the first step to end; raises `ConfigError` where a replica that died finds no place any more."""
-        while not (ready := ray.wait(pending, num_returns=1, timeout=PLACED_S)[0]):
+    def _wait(self) -> None:
+        """Wait until a step has ended; raises `ConfigError` where a replica that died finds no place any more."""
+        while not ray.wait(self._pending(), num_returns=1, timeout=PLACED_S)[0]:
             try:
                 check_placed(self._replicas)
             except ConfigError:
                 for replica in self._replicas:  # workers would wait for it, and the checkpoint for them
                     ray.kill(replica)
                 raise
-        return ready[0]
+
+    def _look(self) -> None:
+        """Take in every step that has ended. Of several workers, those without a free environment go on at once: the
+        others wait until their episodes are learned from, since what is begun next depends on it."""
+        pending = self._pending()
+        seats = {seat.pending: seat for seat in self._seats}
+        for ended in ray.wait(pending, num_returns=len(pending), timeout=0)[0] if pending else ():
+            self._answer(seats[ended])
+        for seat in self._seats if len(self._seats) > 1 else ():
+            if seat.pending is None and not seat.idle:
+                self._go(seat)
+
+    def _pending(self) -> list[Any]:
+        return [seat.pending for seat in self._seats if seat.pending is not None]
 
     def _deliver(self) -> Iterator[tuple[Episode, Trajectory]]:
         while self._ended:
             _, episode, trajectory = self._ended.popleft()
             yield episode, trajectory
+            if self._ended and len(self._seats) > 1:
+                self._look()
 
     def _go(self, seat: _Seat) -> None:
         now, stale = self._version(), 1 if len(self._seats) == 1 else self.cluster.broadcast_updates
