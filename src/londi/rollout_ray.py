@@ -139,10 +139,10 @@ class RayRollout:
         """As workers play it."""
         self._lost: set[int] = set()
         self._again: deque[Assignment] = deque()
-        self._ended: deque[tuple[Assignment, Episode, Trajectory]] = deque()
-        """What has ended and was not yielded yet."""
+        self._ended: deque[tuple[_Seat, Assignment, Episode, Trajectory]] = deque()
+        """What has ended and was not yielded yet, and where."""
         self._failed: Exception | None = None
-        """What a worker raised while a checkpoint was written."""
+        """What a worker raised, until a step raises it."""
         self._seats: list[_Seat] = []
         self._replicas: list[Any] = []
         self._started = connect(cluster.address)
@@ -198,20 +198,19 @@ class RayRollout:
         self._started, self._seats, self._replicas = False, [], []
 
     def step(self) -> Iterator[tuple[Episode, Trajectory]]:
-        """Set every worker that rests going, and yield the episodes that ended once one has taken a step.
+        """Set every worker that rests going, and yield the episodes that have ended, once one has taken a step.
 
-        What is not taken from the iterator is yielded by the next step. Where a model or an environment raises, `state`
-        still has every episode.
+        What is not taken from the iterator is yielded by the next step. What a model or an environment raises is raised
+        after what had ended was yielded; `state` still has every other episode.
         """
-        if not self._ended:
-            if self._failed:
+        if not self._ended or len(self._seats) > 1:
+            self._go_on()
+            if not self._ended and not self._failed:
+                self._wait()
+            self._look()
+            if self._failed and not self._ended:
                 failed, self._failed = self._failed, None
                 raise failed
-            for seat in self._seats:
-                if seat.pending is None:
-                    self._go(seat)
-            self._wait()
-            self._look()
         return self._deliver()
 
     def _wait(self) -> None:
@@ -225,25 +224,33 @@ class RayRollout:
                 raise
 
     def _look(self) -> None:
-        """Take in every step that has ended. Of several workers, those without a free environment go on at once: the
-        others wait until their episodes are learned from, since what is begun next depends on it."""
+        """Take in every step that has ended; what its models or environments raised is raised by a later step."""
         pending = self._pending()
         seats = {seat.pending: seat for seat in self._seats}
         for ended in ray.wait(pending, num_returns=len(pending), timeout=0)[0] if pending else ():
-            self._answer(seats[ended])
-        for seat in self._seats if len(self._seats) > 1 else ():
-            if seat.pending is None and not seat.idle:
-                self._go(seat)
+            try:
+                self._answer(seats[ended])
+            except Exception as error:
+                self._failed = self._failed or error
 
     def _pending(self) -> list[Any]:
         return [seat.pending for seat in self._seats if seat.pending is not None]
 
     def _deliver(self) -> Iterator[tuple[Episode, Trajectory]]:
-        while self._ended:
-            _, episode, trajectory = self._ended.popleft()
+        """Yield what has ended by now; workers go on meanwhile."""
+        for _ in range(len(self._ended)):
+            _, _, episode, trajectory = self._ended.popleft()
             yield episode, trajectory
-            if self._ended and len(self._seats) > 1:
+            if len(self._seats) > 1:
                 self._look()
+                self._go_on()
+
+    def _go_on(self) -> None:
+        """Set every worker going that rests, but for those whose episodes wait to be learned from: what they begin next
+        depends on it."""
+        for seat in self._seats if not self._failed else ():
+            if seat.pending is None and not any(seat is there for there, *_ in self._ended):
+                self._go(seat)
 
     def _go(self, seat: _Seat) -> None:
         now, stale = self._version(), 1 if len(self._seats) == 1 else self.cluster.broadcast_updates
@@ -268,7 +275,7 @@ class RayRollout:
             raise
         else:
             seat.pending, seat.failures = None, 0
-            self._ended += [(seat.held.pop(episode.seed), episode, trajectory) for episode, trajectory in ended]
+            self._ended += [(seat, seat.held.pop(episode.seed), episode, trajectory) for episode, trajectory in ended]
 
     def _replace(self, seat: _Seat, error: Exception) -> None:
         """Put another worker in a seat, and what was played there back; raises `RunError` after `RESTARTS` deaths."""
@@ -297,7 +304,7 @@ class RayRollout:
                 except Exception as error:
                     self._failed = self._failed or error
         found: list[dict[str, Any]] = []
-        anew = [*(assignment for assignment, _, _ in self._ended), *self._again]
+        anew = [*(assignment for _, assignment, _, _ in self._ended), *self._again]
         for seat in self._seats:
             try:
                 there = answer_of(seat.actor.state.remote())
