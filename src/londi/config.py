@@ -167,7 +167,7 @@ class TrainConfig:
     guided: float = 0.0
     """Share of those random episodes whose calls gather where the Switcher expects the models to differ, for tasks in
     which a mistake can't be made good, so that random calls hardly ever succeed. .5 in the ScienceWorld experiments,
-    and in those of BabyAI whose episodes have 64 steps."""
+    and in those of BabyAI but for pick up."""
     epsilon: float = 0.15
     """Exploration in the episodes that a Switcher plays."""
     max_calls: int = 12
