@@ -27,7 +27,6 @@ from londi.train import Trainer, prepare  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning")
-SHARED = {"quick_gpus": 0.3, "deepthink_gpus": 0.7}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,6 +49,10 @@ def goto() -> Experiment:
     return replace(made, train=train, **on_gpu)
 
 
+def sharing(workers: int) -> Cluster:
+    return Cluster(num_workers=workers, quick_gpus=0.3, deepthink_gpus=0.7)
+
+
 def processes_on_gpu(playing: RayRollout) -> list[int]:
     """Ask every replica what it has allocated on the GPU that it sees, and which process it is."""
 
@@ -70,7 +73,7 @@ def check(trainer: Trainer) -> None:
 
 
 def test_both_models_share_a_gpu_and_a_killed_replica_costs_nothing(tmp_path: Path) -> None:
-    trainer = prepare(tmp_path / "run", goto(), Cluster(num_workers=2, **SHARED))
+    trainer = prepare(tmp_path / "run", goto(), sharing(2))
     playing = trainer.rollout
     assert isinstance(playing, RayRollout)
     found: list[list[int]] = []
@@ -94,7 +97,7 @@ def test_both_models_share_a_gpu_and_a_killed_replica_costs_nothing(tmp_path: Pa
 
 def test_one_worker_on_a_gpu_is_what_no_ray_is(tmp_path: Path) -> None:
     prepare(tmp_path / "serial", goto()).train()
-    trainer = prepare(tmp_path / "ray", goto(), Cluster(num_workers=1, **SHARED))
+    trainer = prepare(tmp_path / "ray", goto(), sharing(1))
     trainer.train()
     assert what_came_out(tmp_path / "ray") == what_came_out(tmp_path / "serial")
     check(trainer)
