@@ -298,13 +298,13 @@ def _updates(one: Record) -> int:
 
 def _overall(tasks: Mapping[str, Any], methods: Sequence[Method]) -> dict[str, Any]:
     """Interquartile mean of the gain over all seeds and those tasks in which the models differ, and how probably
-    londi's own methods are better: the first, and those that learn in the common run.
+    londi's own methods are better: the first of all, and the first of prices and of budgets.
 
     What was not measured in all of them is left out; what learns nothing is measured once, and gets no interval. Of
     the oracle all this would say little: it has one setting, and its area goes in one step.
     """
-    ours = [method.name for method in methods if method.family in frontier.LEARNED and not method.runs]
-    ours = list(dict.fromkeys([methods[0].name, *ours]))
+    firsts = {method.family: method.name for method in reversed(methods) if method.family in frontier.LEARNED}
+    ours = [method.name for method in methods if method.name in (methods[0].name, *firsts.values())]
     families = {
         method.name: method.family
         for method in methods
