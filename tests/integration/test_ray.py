@@ -74,6 +74,19 @@ def test_one_worker_is_what_no_ray_is(tmp_path: Path) -> None:
     assert what_came_out(tmp_path / "ray") == what_came_out(tmp_path / "serial")
 
 
+def test_workers_play_on_while_episodes_are_learned_from(tmp_path: Path) -> None:
+    with prepare(tmp_path / "run", keydoor(), Cluster(num_workers=2)).rollout as playing:
+        for _ in range(1_000):
+            episodes = iter(playing.step() or ())
+            asked = [(seat, seat.pending) for seat in playing._seats if seat.pending is not None]  # type: ignore[union-attr]
+            if next(episodes, None) and asked:  # one is being learned from, and another worker plays
+                break
+        ray.wait([answer for _, answer in asked], num_returns=len(asked), timeout=60)
+        for _ in episodes:
+            pass
+        assert all(seat.pending is not answer for seat, answer in asked), "its step was not taken in"
+
+
 def test_a_killed_worker_costs_its_episodes_and_no_more(tmp_path: Path) -> None:
     trainer = prepare(tmp_path / "run", keydoor(num_steps=900), Cluster(num_workers=2))
     killing(trainer, 300, lambda: ray.kill(trainer.rollout._seats[0].actor))  # type: ignore[union-attr]
