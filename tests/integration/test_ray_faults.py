@@ -112,6 +112,31 @@ def test_a_model_that_fails_leaves_a_checkpoint(tmp_path: Path, models: Path) ->
     assert resumed.step >= 300
 
 
+def test_what_had_ended_is_yielded_before_what_failed_is_raised(tmp_path: Path, models: Path) -> None:
+    trainer = prepare(tmp_path / "run", keydoor(ModelConfig("python:made_up:breakable")), Cluster(num_workers=2))
+    with trainer.rollout as playing:
+        assert isinstance(playing, RayRollout)
+        while not playing._ended:
+            playing.step()  # and nothing is taken from it
+        ended = {episode.seed for _, _, episode, _ in playing._ended}
+        (models / "broken").touch()
+        for seat in playing._seats:
+            if seat.pending is None:
+                playing._go(seat)
+        ray.wait(playing._pending(), num_returns=2, timeout=60)
+        seen: set[int] = set()
+        try:
+            with pytest.raises(ModelError, match="it is broken"):
+                for _ in range(100):
+                    seen |= {episode.seed for episode, _ in playing.step()}
+        finally:
+            (models / "broken").unlink()
+        assert ended <= seen
+        written = seeds(playing.state())
+        assert seen | written == {2**32 + number for number in range(trainer.started)}
+        assert not seen & written
+
+
 def seeds(state: list[dict[str, Any]]) -> set[int]:
     found = [each["assignment"]["seed"] for each in state]
     assert len(found) == len(set(found)), "one is there twice"
