@@ -20,7 +20,7 @@ from londi import config
 from londi.cluster import connect
 from londi.errors import ConfigError, MissingExtraError, RunError
 from londi.jobs import Job, merged, run
-from londi.published import save_frontiers
+from londi.panels import save_frontiers
 from londi.run import write_text
 from londi.summary import summarise_runs
 

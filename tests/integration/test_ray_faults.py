@@ -125,12 +125,9 @@ def test_what_had_ended_is_yielded_before_what_failed_is_raised(tmp_path: Path, 
                 playing._go(seat)
         ray.wait(playing._pending(), num_returns=2, timeout=60)
         seen: set[int] = set()
-        try:
-            with pytest.raises(ModelError, match="it is broken"):
-                for _ in range(100):
-                    seen |= {episode.seed for episode, _ in playing.step()}
-        finally:
-            (models / "broken").unlink()
+        with pytest.raises(ModelError, match="it is broken"):
+            seen.update(episode.seed for _ in range(100) for episode, _ in playing.step())
+        (models / "broken").unlink()
         assert ended <= seen
         written = seeds(playing.state())
         assert seen | written == {2**32 + number for number in range(trainer.started)}

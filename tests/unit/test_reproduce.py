@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from londi import config, published, records, reproduce
+from londi import config, panels, published, records, reproduce
 from londi.cli import main
 from londi.errors import ConfigError, RunError
 from londi.jobs import Job, _commands, run
+from londi.results import differences
+from londi.results import results as results_of
 from londi.run import Run, save_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -92,7 +94,7 @@ def fill(table: reproduce.Table, folder: Path) -> None:
 
 def results(table: reproduce.Table, folder: Path) -> dict[str, Any]:
     every = reproduce.jobs(table, folder)
-    return reproduce.results(table, every, reproduce.collect(table, every, {}))
+    return results_of(table, every, reproduce.collect(table, every, {}))
 
 
 def test_what_is_run(table: reproduce.Table, tmp_path: Path) -> None:
@@ -185,9 +187,7 @@ def test_what_is_published_of_the_runs_gives_the_same_numbers(table: reproduce.T
 
     elsewhere = reproduce.jobs(table, tmp_path / "nowhere")
     read = records.load(kept, elsewhere, {})
-    assert reproduce.results(table, elsewhere, reproduce.collect(table, elsewhere, read)) == reproduce.results(
-        table, every, found
-    )
+    assert results_of(table, elsewhere, reproduce.collect(table, elsewhere, read)) == results_of(table, every, found)
     more = reproduce.jobs(replace(table, seeds=(0, 1, 2)), tmp_path / "nowhere")
     assert {job.folder.name for job in more} - records.load(kept, more, {}).keys() == {
         *("key-and-door-2", "key-and-door-SAC-0-2", "key-and-door-SAC-1-2")
@@ -211,7 +211,7 @@ def test_runs_of_several_machines_are_named(table: reproduce.Table, tmp_path: Pa
     found = reproduce.collect(table, every, {})
     there = found["key-and-door-1"]["environment"]
     found["key-and-door-1"]["environment"] = there | {"machine": there["machine"] | {"cpus": 77}}
-    last = published.markdown(reproduce.results(table, every, found))[-1]
+    last = published.markdown(results_of(table, every, found))[-1]
     assert last.count("torch") == 2
     assert "77 CPUs" in last
 
@@ -410,11 +410,11 @@ def test_switchers_that_are_nowhere(table: reproduce.Table, tmp_path: Path, old:
 
 def test_where_printed_numbers_differ() -> None:
     printed = {"a": [1.0, None], "b": {"c": 2, "seconds": 1}, "name": "x"}
-    assert reproduce.differences(printed, {**printed, "b": {"c": 2, "seconds": 9}}, 1e-9) == []
-    assert reproduce.differences(printed, {**printed, "a": [1.0005, None]}, 1e-3) == []
-    assert reproduce.differences(printed, {**printed, "a": [1.1, None]}, 1e-3) == ["/a/0: printed 1.0, found 1.1"]
-    assert reproduce.differences(printed, {**printed, "a": [1.0, 0.5]}, 9.0) == ["/a/1: printed None, found 0.5"]
-    assert len(reproduce.differences(printed, {"a": [1.0], "name": "y"}, 1e-3)) == 3
+    assert differences(printed, {**printed, "b": {"c": 2, "seconds": 9}}, 1e-9) == []
+    assert differences(printed, {**printed, "a": [1.0005, None]}, 1e-3) == []
+    assert differences(printed, {**printed, "a": [1.1, None]}, 1e-3) == ["/a/0: printed 1.0, found 1.1"]
+    assert differences(printed, {**printed, "a": [1.0, 0.5]}, 9.0) == ["/a/1: printed None, found 0.5"]
+    assert len(differences(printed, {"a": [1.0], "name": "y"}, 1e-3)) == 3
 
 
 @pytest.mark.parametrize(
@@ -459,8 +459,8 @@ def test_the_repositorys_tables_can_be_run_and_stand_on_their_page(path: Path) -
         every = reproduce.jobs(spec, Path("runs"))
         kept = records.load(path.with_suffix(""), every, spec.states)
         if path.with_suffix("").is_dir():
-            found = reproduce.results(spec, every, reproduce.collect(spec, every, kept))
-            assert reproduce.differences(stored, found, 1e-9) == []
+            found = results_of(spec, every, reproduce.collect(spec, every, kept))
+            assert differences(stored, found, 1e-9) == []
 
 
 def test_the_printed_numbers_are_the_ones_that_a_fresh_run_finds(
@@ -500,4 +500,4 @@ def test_the_printed_numbers_are_the_ones_that_a_fresh_run_finds(
 
 def test_a_line_of_the_picture_leaves_out_what_another_setting_beats() -> None:
     points = [(0.0, 0.2), (0.3, 0.6), (0.5, 0.4), (0.6, 0.6), (0.9, 0.8)]
-    assert published._best(points) == [(0.0, 0.2), (0.3, 0.6), (0.9, 0.8)]
+    assert panels._best(points) == [(0.0, 0.2), (0.3, 0.6), (0.9, 0.8)]

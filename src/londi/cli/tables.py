@@ -48,8 +48,9 @@ def reproduce(
     """
     from londi import records
     from londi.published import blocks
-    from londi.reproduce import differences, load_table, results
     from londi.reproduce import jobs as jobs_of
+    from londi.reproduce import load_table
+    from londi.results import differences, results
 
     source = Path(table) if table.endswith(".toml") else TABLES / f"{table}.toml"
     spec = load_table(source)
@@ -123,7 +124,8 @@ def _publish(
 ) -> None:
     """Write a table's blocks into its pages, its picture where the first shows one, of each task's common runs, and
     its numbers beside its TOML."""
-    from londi.published import put, save_frontiers
+    from londi.panels import save_frontiers
+    from londi.published import put
     from londi.run import write_text
 
     texts = {page: page.read_text(encoding="utf-8") for page in pages}
