@@ -260,7 +260,8 @@ class EvaluateConfig:
     seeds."""
     rules: tuple[str, ...] = ()
     """Rules that read the text, to measure as well: `action REGEX` and `text REGEX` (call where QUICK's action or the
-    observation matches), `refused` (after an action that was not understood), `stuck 5`, `swiftsage 5`."""
+    observation matches), `refused` (after an action that was not understood), `seen 1` (in a text seen before),
+    `stuck 5`, `swiftsage 5`."""
     num_envs: int = 64
     """Episodes played in step."""
     processes: int = 2

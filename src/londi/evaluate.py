@@ -180,8 +180,13 @@ def _test(
         again = range(min(count, KEPT_EPISODES))
         plays.progress(0, len(again) * len(missing))
         kept |= plays.play("test", again, [p for p in policies if p.name in missing], frozenset(missing))[1]
-    rows = {**known.test, **{row["name"]: row for row in rows_of(new, outcomes)}}
+    played = [row | {"solved": _solved(outcomes[row["name"]])} for row in rows_of(new, outcomes)]
+    rows = {**known.test, **{row["name"]: row for row in played}}
     return [rows[p.name] for p in policies], {f: kept[n][:KEPT_EPISODES] for f, n in files.items() if kept[n]}
+
+
+def _solved(outcomes: Sequence[frontier.Outcome]) -> str:
+    return frontier.packed([outcome.success for outcome in outcomes])
 
 
 def _stored(run: Run, file: str) -> str | None:

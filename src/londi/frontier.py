@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 SCHEMA = 1
 LEARNED = ("budget", "price")
@@ -85,6 +86,18 @@ def summarise(name: str, kind: str, value: float | None, outcomes: Sequence[Outc
         "steps": float(np.mean(steps)),
         "violations": sum(o.violated for o in outcomes),
     }
+
+
+def packed(solved: Sequence[bool]) -> str:
+    """Return which episodes were solved, in order, as hexadecimal digits of four each; the last are filled with 0."""
+    return np.packbits(np.asarray(solved, bool)).tobytes().hex()
+
+
+def unpacked(row: Mapping[str, Any]) -> NDArray[np.bool_] | None:
+    """Return which of its episodes a row of a test table solved, in order; None where it does not say."""
+    if "solved" not in row:
+        return None
+    return np.unpackbits(np.frombuffer(bytes.fromhex(row["solved"]), np.uint8), count=row["episodes"]).astype(bool)
 
 
 def find(rows: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
@@ -172,7 +185,12 @@ def aiq(rows: Sequence[Mapping[str, Any]], kind: str) -> float | None:
     """
     if not any(row["kind"] == kind for row in rows):
         return None
-    front = _points(rows, kind)
+    hull = _hull(_points(rows, kind))
+    return float(np.trapezoid([y for _, y in hull], [x for x, _ in hull]))
+
+
+def _hull(front: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the nondecreasing concave hull of a front and DEEPTHINK's (1, 1)."""
     hull: list[tuple[float, float]] = []
     for x, y in (*front, (1.0, max(1.0, front[-1][1]))):
         while hull and x == hull[-1][0]:
@@ -180,7 +198,7 @@ def aiq(rows: Sequence[Mapping[str, Any]], kind: str) -> float | None:
         while len(hull) > 1 and _slope(hull[-2], hull[-1]) <= _slope(hull[-2], (x, y)):
             hull.pop()
         hull.append((x, y))
-    return float(np.trapezoid([y for _, y in hull], [x for x, _ in hull]))
+    return hull
 
 
 def _slope(one: tuple[float, float], other: tuple[float, float]) -> float:
@@ -188,18 +206,20 @@ def _slope(one: tuple[float, float], other: tuple[float, float]) -> float:
 
 
 def regret(rows: Sequence[Mapping[str, Any]], kind: str) -> float | None:
-    """By how much less succeeds than with the disagreement oracle, at no more calls than its; a share of DEEPTHINK's.
+    """By how much less succeeds than with the disagreement oracle, at as many calls as its; a share of DEEPTHINK's.
 
-    success(oracle) minus the largest success of the family (or of QUICK) with calls at most the oracle's. Below 0
-    where the family is better: not every disagreement matters. None without an oracle or the family.
+    success(oracle) minus the family's hull at the oracle's calls (as for `aiq`: what mixing its two nearest settings
+    would reach). Below 0 where the family is better: not every disagreement matters. None without an oracle or the
+    family.
     """
     oracles = [row for row in rows if row["kind"] == "oracle"]
     if not oracles or not any(row["kind"] == kind for row in rows):
         return None
     deep = find(rows, "DEEPTHINK")
     calls = oracles[0]["calls"]["mean"] / deep["calls"]["mean"]
-    best = max(success for x, success in _points(rows, kind) if x <= calls + 1e-12)
-    return float(oracles[0]["success"]["mean"] / max(deep["success"]["mean"], 1e-9) - best)
+    x, y = zip(*_hull(_points(rows, kind)), strict=True)
+    reached = np.interp(calls, x, y)
+    return float(oracles[0]["success"]["mean"] / max(deep["success"]["mean"], 1e-9) - reached)
 
 
 def cpt(rows: Sequence[Mapping[str, Any]], share: float, kinds: Sequence[str] = LEARNED) -> float | None:

@@ -62,6 +62,26 @@ def improvement_interval(ours: Scores, theirs: Scores, seed: int = 0, repeats: i
     return _bootstrap(lambda drawn: improvement(drawn[:count], drawn[count:]), [*ours, *theirs], seed, repeats)
 
 
+def kept_interval(
+    solved: NDArray[np.bool_], reference: NDArray[np.bool_], seed: int = 0, repeats: int = REPEATS
+) -> tuple[float, float]:
+    """Return the 95 % interval (percentiles) of the success kept: mean of `solved` (S, E) over that of `reference`.
+
+    S training seeds played the same E episodes as the reference (E,). A bootstrap that draws both anew, each drawn
+    episode for all seeds and the reference at once: what is easy for one and the other is not taken for chance.
+    Raises `ConfigError` where the reference solved nothing.
+    """
+    if not reference.any():
+        raise ConfigError("the reference solved no episode: there is no share of it")
+    rng = np.random.default_rng(seed)
+    rows, columns = solved.shape
+    seeds = rng.multinomial(rows, np.full(rows, 1 / rows), repeats) / rows  # (B, S)
+    episodes = rng.multinomial(columns, np.full(columns, 1 / columns), repeats)  # (B, E)
+    found = np.einsum("bs,se,be->b", seeds, solved.astype(float), episodes, optimize=True)
+    low, high = np.percentile(found / np.maximum(episodes @ reference, 1), (2.5, 97.5))
+    return float(low), float(high)
+
+
 def _bootstrap(statistic: Callable[[Scores], float], rows: Scores, seed: int, repeats: int) -> tuple[float, float]:
     if all(len(set(row)) == 1 for row in rows):
         found = statistic(rows)

@@ -12,10 +12,12 @@ from londi.errors import ConfigError
 
 def blocks(result: Mapping[str, Any], layout: str = "tasks") -> dict[str, list[str]]:
     """Return what a result is on a page, by the name between whose comments it stands: NAME, the tables (`markdown`);
-    "NAME choices", what the first method's choices keep and save; "NAME states", where they call, if that was counted.
+    "NAME choices", what the first method's choices keep and save; "NAME measures", what the tables have no room for;
+    "NAME states", where the choices call, if that was counted.
     """
     name, tasks = result["table"], result["tasks"]
     found = {name: markdown(result, layout), f"{name} choices": [_head(result), "", *_choices(tasks)[:-1]]}
+    found[f"{name} measures"] = [_head(result), "", *measures_markdown(tasks)]
     if all("states" in task for task in tasks.values()):
         found[f"{name} states"] = states_markdown(tasks)
     return found
@@ -65,15 +67,23 @@ def _choices(tasks: Mapping[str, Any]) -> list[str]:
     """One table of what the first method keeps and saves, with a line for each task."""
     first = next(iter(next(iter(tasks.values()))["methods"]))
     lines = [
-        f"| {first}, chosen to keep 99 % | QUICK alone solves | DEEPTHINK alone solves | success, of DEEPTHINK's "
-        "| calls, of DEEPTHINK's | FLOPs, of DEEPTHINK's |",
-        "|---|---:|---:|---:|---:|---:|",
+        f"| {first}, chosen to keep 99 % | QUICK alone solves | DEEPTHINK alone solves "
+        "| success, of DEEPTHINK's (95 %) | runs with 99 % or more | calls, of DEEPTHINK's | in the run with most "
+        "| FLOPs, of DEEPTHINK's |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for task, found in tasks.items():
         alone = [f"{100 * found['models'][name]['success']:.1f} %" for name in ("QUICK", "DEEPTHINK")]
-        chosen = found["methods"][first]["at_99"]
-        cells = [_kept(chosen, key) for key in ("success_ratio", "calls_ratio", "flops_ratio")]
-        lines.append(f"| {' | '.join([task, *alone, *cells])} |")
+        method = found["methods"][first]
+        chosen = [one for one in method["at_99"] if one]
+        between = method["interval"]
+        kept = _kept(method["at_99"], "success_ratio")
+        kept += f" ({100 * between[0]:.1f} to {100 * between[1]:.1f})" if between else ""
+        enough = sum(one["success_ratio"] >= 0.99 for one in chosen)
+        most = f"{100 * max(one['calls_ratio'] for one in chosen):.1f} %" if chosen else "-"
+        shares = [_kept(method["at_99"], key) for key in ("calls_ratio", "flops_ratio")]
+        cells = [task, *alone, kept, f"{enough} of {len(method['at_99'])}", shares[0], most, shares[1]]
+        lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
 
 
@@ -99,7 +109,8 @@ def _tables(tasks: Mapping[str, Any]) -> list[str]:
             cells += [_spread(method[measure]) for measure in ("aiq", "regret")]
             cells += [_kept(method["at_99"], key) for key in ("success_ratio", "calls_ratio", "flops_ratio")]
             trained = [f"{method[count]:,}" if method[count] else "-" for count in ("env_steps", "updates")]
-            lines.append(f"| {' | '.join([*cells, *trained, str(method['violations'])])} |")
+            held = f"{method['violations']} of {method['under_budget']:,}" if method["under_budget"] else "-"
+            lines.append(f"| {' | '.join([*cells, *trained, held])} |")
         lines.append("")
     return lines
 
@@ -126,21 +137,66 @@ def _commits(commits: Sequence[str]) -> str:
 
 
 def _overall(result: Mapping[str, Any]) -> list[str]:
-    compared = {own for row in result["overall"].values() for own in row["better"]}
-    ours = [name for name in result["overall"] if name in compared]
-    columns = "".join(f"| probability that {own} is better (95 %) " for own in ours)
-    lines = [
-        f"| all tasks and seeds | interquartile mean of gain (95 %) {columns}|",
-        f"|---|---:|{'---:|' * len(ours)}",
-    ]
-    for name, row in result["overall"].items():
-        between = "" if row["low"] is None else f" ({row['low']:.3f} to {row['high']:.3f})"
-        cells = [f"{row['iqm']:.3f}{between}"]
-        for own in ours:
-            better = row["better"].get(own)
-            cells.append("" if better is None else f"{better[0]:.2f} ({better[1]:.2f} to {better[2]:.2f})")
+    """How the methods compare over all tasks, and in each the first one with the others where there are several."""
+    rows = result["overall"]
+    ours = [name for name in rows if any(name in row["better"] for row in rows.values())]
+    by = {"gain": "hypervolume", "aiq": "AIQ"}
+    columns = "".join(f"| probability that {own} is better, by {what} " for own in ours for what in by.values())
+    lines = [f"| all tasks and seeds | interquartile mean of gain {columns}|", f"|---|{'---:|' * (1 + 2 * len(ours))}"]
+    for name, row in rows.items():
+        better = [row["better"].get(own, {}).get(key) for own in ours for key in by]
+        cells = [_between(row["iqm"], row, 3), *("" if b is None else _between(b["all"], b, 2) for b in better)]
         lines.append(f"| {' | '.join([name, *cells])} |")
+    tasks = next(iter(rows.values()))["tasks"]
+    if len(tasks) > 1:
+        lines += ["", f"| probability that {ours[0]} is better, by hypervolume / by AIQ | {' | '.join(tasks)} |"]
+        lines.append(f"|---|{'---:|' * len(tasks)}")
+        for name, row in rows.items():
+            if ours[0] in row["better"]:
+                each = zip(*(row["better"][ours[0]][key]["each"] for key in by), strict=True)
+                lines.append(f"| {' | '.join([name, *(f'{one:.2f} / {other:.2f}' for one, other in each)])} |")
     return lines
+
+
+def _between(value: float, row: Mapping[str, Any], digits: int) -> str:
+    """A number and, where it has one, its interval."""
+    between = "" if row["low"] is None else f" ({row['low']:.{digits}f} to {row['high']:.{digits}f})"
+    return f"{value:.{digits}f}{between}"
+
+
+def measures_markdown(tasks: Mapping[str, Any]) -> list[str]:
+    """Return the lines of a table for each task with what the main one has no room for."""
+    lines = []
+    for task, found in tasks.items():
+        lines += [
+            f"**{task}**",
+            "",
+            "| method | APGR | CPT 50 | CPT 80 | CPT 95 | keeps 95 %: success | calls "
+            "| keeps 99 %: tokens | model time | most calls | switches | steps to 90 % | training, minutes |",
+            f"|---|{'---:|' * 12}",
+        ]
+        for name, method in found["methods"].items():
+            cells = [name, _spread(method["apgr"]), *(_share(method[f"cpt{share}"]) for share in (50, 80, 95))]
+            cells += [_kept(method["at_95"], key) for key in ("success_ratio", "calls_ratio")]
+            cells += [_kept(method["at_99"], key) for key in ("tokens_ratio", "seconds_ratio")]
+            chosen = [one for one in method["at_99"] if one and one["most_calls"] is not None]
+            cells.append(str(max(one["most_calls"] for one in chosen)) if chosen else "-")
+            cells.append(f"{mean(one['switches'] for one in chosen):.1f}" if chosen else "-")
+            known = [steps for steps in method["steps_to_90"] if steps is not None]
+            cells.append(f"{mean(known):,.0f}" if known and len(known) == len(method["steps_to_90"]) else "-")
+            cells.append(f"{method['seconds'] / 60:.1f}" if method["seconds"] else "-")
+            lines.append(f"| {' | '.join(cells)} |")
+        used = {name: share for method in found["methods"].values() for name, share in method["budget_use"].items()}
+        if used:
+            lines += ["", "Spent of each budget: " + ", ".join(f"{name} {100 * s:.0f} %" for name, s in used.items())]
+        lines.append("")
+    return lines[:-1]
+
+
+def _share(values: Sequence[float | None]) -> str:
+    """A share of calls as per cent, the mean over seeds; none where it is not reached in one."""
+    known = [value for value in values if value is not None]
+    return f"{100 * mean(known):.1f} %" if known and len(known) == len(values) else "-"
 
 
 def states_markdown(tasks: Mapping[str, Any]) -> list[str]:

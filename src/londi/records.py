@@ -21,6 +21,8 @@ from londi.where import count_calls, counted
 SCHEMA = 1
 Record = dict[str, Any]
 _MEASURED = ("env_steps", "commit", "policies", "selection")
+_MORE = ("curve",)
+"""What records of earlier versions lack."""
 _KEYS = ("table", "experiment", "source", "environment", "trained", "seconds", "states", *_MEASURED)
 
 
@@ -38,7 +40,7 @@ def read(table: str, job: Job, kinds: Mapping[str, str]) -> Record:
         "trained": _json(trained).get("commit"),
         "seconds": float(load_checkpoint(last)["seconds"]),
         "states": count_calls(Run.open(job.folder), kinds) if kinds and not job.method else None,
-        **{key: measured.get(key) for key in _MEASURED},
+        **{key: measured.get(key) for key in (*_MEASURED, *_MORE)},
         "commits": measured.get("commits") or [measured.get("commit")],
     }
 

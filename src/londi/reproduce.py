@@ -51,6 +51,8 @@ class Method:
     """Which kind of policy, see `londi.frontier`."""
     only: str = ""
     """Beginning of the names of the policies that count; empty for all."""
+    without: tuple[str, ...] = ()
+    """Names of policies that don't count, such as one that others have no counterpart of."""
     runs: tuple[dict[str, Any], ...] = ()
     """Changes of the experiment, one for each run of its own; their policies make one frontier. Without any, the
     policies are those of the task's common run."""
@@ -69,6 +71,8 @@ class Table:
     """Markdown page that holds the table, relative to its file."""
     choices_page: str = ""
     """Another that shows what the first method's choice keeps and saves in each task, and no more of it."""
+    measures_page: str = ""
+    """Another that shows further measures of every method."""
     changes: dict[str, Any] = field(default_factory=dict)
     """Changes of every experiment, for all runs."""
     trained_in: str = ""
@@ -86,7 +90,11 @@ class Table:
     def pages(self) -> dict[Path, list[str]]:
         """Return its pages, and the names of the blocks (`londi.published.blocks`) that stand in each."""
         states = [f"{self.name} states"] if self.states else []
-        shown = ((self.page, [self.name, *states]), (self.choices_page, [f"{self.name} choices"]))
+        shown = (
+            (self.page, [self.name, *states]),
+            (self.choices_page, [f"{self.name} choices"]),
+            (self.measures_page, [f"{self.name} measures"]),
+        )
         found: dict[Path, list[str]] = {}
         for page, names in shown:
             if page:
@@ -133,8 +141,9 @@ def load_table(path: Path) -> Table:
             raise ConfigError(f"{path}: nothing is trained with 'trained_in': leave out runs, train and switcher")
     elif any(task.trained_on for task in table.tasks):
         raise ConfigError(f"{path}: 'trained_on' names a task of a table: say which in 'trained_in'")
-    if table.choices_page and not table.page:
-        raise ConfigError(f"{path}: 'choices_page' is a second page: say in 'page' which is the first")
+    for key in ("choices_page", "measures_page"):
+        if getattr(table, key) and not table.page:
+            raise ConfigError(f"{path}: '{key}' is a second page: say in 'page' which is the first")
     check_kinds(table.states, str(path))
     if not table.seeds or len(set(table.seeds)) < len(table.seeds):
         raise ConfigError(f"{path}: name at least one seed, and each once")

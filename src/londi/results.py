@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from londi import frontier, protocol
 from londi.jobs import Job
 from londi.records import Record
@@ -15,6 +18,13 @@ from londi.where import COUNTS
 SCHEMA = 1
 KEPT = (0.99, 0.95)
 """Shares of DEEPTHINK's success for which the cheapest policy is chosen."""
+ENOUGH = 5
+"""Training seeds from which on intervals over them are stated."""
+_AREAS = ("hypervolume", "gain", "aiq", "apgr", "regret")
+_THRESHOLDS = {"cpt50": 0.5, "cpt80": 0.8, "cpt95": 0.95}
+_CAPPED = ("budget", "capped")
+_Solved = tuple[NDArray[np.bool_], NDArray[np.bool_]] | None
+"""Which episodes a policy and DEEPTHINK solved."""
 
 
 def results(table: Table, every: Sequence[Job], found: Mapping[str, Record], quick: bool = False) -> dict[str, Any]:
@@ -69,37 +79,73 @@ def _states(common: Sequence[Record]) -> dict[str, Any]:
     return {"policies": [one["policy"] for one in each], "rows": rows}
 
 
-def _method(method: Method, common: Sequence[Any], pooled: Sequence[Sequence[Any]]) -> dict[str, Any]:
+def _method(method: Method, common: Sequence[Record], pooled: Sequence[Sequence[Record]]) -> dict[str, Any]:
     """Measure a method on a task; `pooled` holds the runs of each seed whose policies make one frontier."""
-
-    def rows(base: Any, runs: Sequence[Any], key: str) -> list[Any]:
-        models = [row for row in base[key] if row["kind"] == "model"]
-        found = [row for one in runs for row in frontier.family(one[key], method.family)]
-        return models + [row for row in found if row["name"].startswith(method.only)]
-
-    each: dict[str, list[Any]] = {"hypervolume": [], "gain": [], "aiq": [], "apgr": [], "regret": []}
+    family, trained = method.family, method.family in TRAINED
+    each: dict[str, list[Any]] = {name: [] for name in (*_AREAS, *_THRESHOLDS, "steps_to_90")}
     chosen: dict[str, list[Any]] = {f"at_{round(100 * level)}": [] for level in KEPT}
-    settings = violations = 0
+    used: list[dict[str, float]] = []
+    settings = violations = under_budget = 0
     for base, runs in zip(common, pooled, strict=True):
-        test, selection = rows(base, runs, "policies"), rows(base, runs, "selection")
-        oracle = [row for row in base["policies"] if row["kind"] == "oracle" and method.family != "oracle"]
-        for name, values in each.items():
-            values.append(getattr(frontier, name)([*test, *oracle] if name == "regret" else test, method.family))
+        test, selection = _rows(method, base, runs, "policies"), _rows(method, base, runs, "selection")
+        oracle = [row for row in base["policies"] if row["kind"] == "oracle" and family != "oracle"]
+        for name in _AREAS:
+            each[name].append(getattr(frontier, name)([*test, *oracle] if name == "regret" else test, family))
+        for name, share in _THRESHOLDS.items():
+            each[name].append(frontier.cpt(test, share, (family,)))
+        each["steps_to_90"].append(_steps_to_90(family, runs))
         for level in KEPT:
-            found = frontier.choice(selection, test, level, (method.family,))
-            kept = ("success_ratio", "calls_ratio", "flops_ratio")
-            chosen[f"at_{round(100 * level)}"].append(found and {"name": found["name"], **{k: found[k] for k in kept}})
-        violations += sum(row["violations"] for row in test)
-        settings = max(settings, sum(row["kind"] == method.family for row in test))
+            found = frontier.choice(selection, test, level, (family,))
+            chosen[f"at_{round(100 * level)}"].append(_chosen(found, base) if found else (None, None))
+        capped = [row for row in (*test, *selection) if row["kind"] in _CAPPED and row["value"] is not None]
+        violations += sum(row["violations"] for row in capped)
+        under_budget += sum(row["episodes"] for row in capped)
+        used.append(frontier.budget_use(test))
+        settings = max(settings, sum(row["kind"] == family for row in test))
     return {
         **each,
-        **chosen,
+        **{level: [told for told, _ in found] for level, found in chosen.items()},
+        "interval": _interval([solved for _, solved in chosen["at_99"]]),
+        "budget_use": {name: mean(one[name] for one in used) for name in used[0]},
         "settings": settings,
-        "env_steps": sum(one["env_steps"] for one in pooled[0]) if method.family in TRAINED else 0,
-        "updates": sum(map(_updates, pooled[0])) if method.family in TRAINED and method.family != "ppo" else 0,
-        "seconds": mean(sum(one["seconds"] for one in runs) for runs in pooled) if method.family in TRAINED else 0.0,
+        "env_steps": sum(one["env_steps"] for one in pooled[0]) if trained else 0,
+        "updates": sum(map(_updates, pooled[0])) if trained and family != "ppo" else 0,
+        "seconds": mean(sum(one["seconds"] for one in runs) for runs in pooled) if trained else 0.0,
         "violations": violations,
+        "under_budget": under_budget,
     }
+
+
+def _rows(method: Method, base: Record, runs: Sequence[Record], key: str) -> list[Any]:
+    """QUICK, DEEPTHINK and the method's policies of a seed, on test (`policies`) or selection episodes."""
+    models = [row for row in base[key] if row["kind"] == "model"]
+    found = [row for one in runs for row in frontier.family(one[key], method.family)]
+    return models + [r for r in found if r["name"].startswith(method.only) and r["name"] not in method.without]
+
+
+def _chosen(found: Mapping[str, Any], base: Record) -> tuple[dict[str, Any], _Solved]:
+    """What is said of a policy that was chosen, and which episodes it and DEEPTHINK solved."""
+    test, deep = found["test"], frontier.find(base["policies"], "DEEPTHINK")
+    shares = {f"{what}_ratio": found[f"{what}_ratio"] for what in ("success", "calls", "flops", "tokens", "seconds")}
+    told = {"name": found["name"], **shares, "switches": test.get("switches"), "most_calls": test["calls"].get("max")}
+    own, reference = frontier.unpacked(test), frontier.unpacked(deep)
+    return told, None if own is None or reference is None else (own, reference)
+
+
+def _interval(solved: Sequence[_Solved]) -> list[float] | None:
+    """95 % interval of the success that the choices of all seeds keep; None where a run has no choice, or does not say
+    which episodes it solved."""
+    pairs = [pair for pair in solved if pair]
+    if not pairs or len(pairs) < len(solved):
+        return None
+    return list(protocol.kept_interval(np.stack([own for own, _ in pairs]), pairs[0][1]))
+
+
+def _steps_to_90(family: str, runs: Sequence[Record]) -> int | None:
+    curves = [one.get("curve") for one in runs]
+    if family not in frontier.LEARNED or len(curves) != 1 or not curves[0]:
+        return None
+    return frontier.steps_to(curves[0], 0.9)[family]
 
 
 def _updates(one: Record) -> int:
@@ -110,10 +156,11 @@ def _updates(one: Record) -> int:
 
 def _overall(tasks: Mapping[str, Any], methods: Sequence[Method]) -> dict[str, Any]:
     """Interquartile mean of the gain over all seeds and those tasks in which the models differ, and how probably
-    londi's own methods are better: the first of all, and the first of prices and of budgets.
+    londi's own methods are better by hypervolume and by AIQ: the first of all, and the first of prices and of budgets.
 
-    What was not measured in all of them is left out; what learns nothing is measured once, and gets no interval. Of
-    the oracle all this would say little: it has one setting, and its area goes in one step.
+    What was not measured in all of them is left out; what learns nothing is measured once, and gets no interval, nor
+    does anything where a task has fewer than five training seeds. Of the oracle all this would say little: it has one
+    setting, and its area goes in one step.
     """
     firsts = {method.family: method.name for method in reversed(methods) if method.family in frontier.LEARNED}
     ours = [method.name for method in methods if method.name in (methods[0].name, *firsts.values())]
@@ -123,19 +170,26 @@ def _overall(tasks: Mapping[str, Any], methods: Sequence[Method]) -> dict[str, A
         if method.family != "oracle"
         and all(None not in t["methods"][method.name]["hypervolume"] for t in tasks.values())
     }
-    rows = {name: [task["methods"][name]["gain"] for task in tasks.values()] for name in families}
-    apart = [all(None not in row[i] for row in rows.values()) for i in range(len(tasks))]
-    scores = {name: [one for one, known in zip(row, apart, strict=True) if known] for name, row in rows.items()}
+    gains = {name: [task["methods"][name]["gain"] for task in tasks.values()] for name in families}
+    apart = [task for i, task in enumerate(tasks) if all(None not in row[i] for row in gains.values())]
+    scores = {
+        by: {name: [tasks[task]["methods"][name][by] for task in apart] for name in families} for by in ("gain", "aiq")
+    }
     found: dict[str, Any] = {}
-    for name, row in scores.items() if any(apart) else ():
-        low, high = protocol.interval(row) if families[name] in TRAINED else (None, None)
-        better = {
-            own: [protocol.improvement(scores[own], row), *protocol.improvement_interval(scores[own], row)]
-            for own in ours
-            if own in scores and own != name
-        }
-        found[name] = {"iqm": protocol.iqm(row), "low": low, "high": high, "better": better}
+    for name, row in scores["gain"].items() if apart else ():
+        enough = min(map(len, row)) >= ENOUGH
+        low, high = protocol.interval(row) if families[name] in TRAINED and enough else (None, None)
+        others = [own for own in ours if own in families and own != name]
+        better = {own: {by: _better(each[own], each[name], enough) for by, each in scores.items()} for own in others}
+        found[name] = {"iqm": protocol.iqm(row), "low": low, "high": high, "better": better, "tasks": apart}
     return found
+
+
+def _better(own: protocol.Scores, other: protocol.Scores, enough: bool) -> dict[str, Any]:
+    """How probably a run of ours scores higher than one of theirs: over all tasks, with its interval, and in each."""
+    low, high = protocol.improvement_interval(own, other) if enough else (None, None)
+    each = [protocol.improvement([one], [another]) for one, another in zip(own, other, strict=True)]
+    return {"all": protocol.improvement(own, other), "low": low, "high": high, "each": each}
 
 
 def differences(printed: Any, now: Any, tolerance: float, where: str = "") -> list[str]:

@@ -44,7 +44,10 @@ _BY_FAMILY = (
     ("hypervolume", "Area under the frontier, success against calls; 1 would be DEEPTHINK’s success without a call."),
     ("apgr", "Average share of the gap between QUICK and DEEPTHINK that is closed, over all call rates."),
     ("aiq", "Mean height of the hull of the settings: success that mixing them would reach, over all call rates."),
-    ("regret", "Success that is missing to the oracle’s at no more calls than its; below 0 is better than the oracle."),
+    (
+        "regret",
+        "Success that the hull misses to the oracle’s at as many calls as its; below 0 is better than the oracle.",
+    ),
 )
 _SINGLE = (
     ("saved_calls_at_99", "Calls saved by the cheapest policy that keeps 99\u00a0% of DEEPTHINK’s success."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from londi import protocol
 from londi.errors import ConfigError
 from londi.protocol import improvement, improvement_interval, interval, iqm
 
@@ -62,3 +63,19 @@ def test_intervals_of_improvement() -> None:
 def test_no_scores() -> None:
     with pytest.raises(ConfigError, match="no scores"):
         iqm([])
+
+
+def test_the_interval_of_what_is_kept_draws_seeds_and_episodes() -> None:
+    rng = np.random.default_rng(0)
+    hard = rng.random(400) < 0.1  # for all alike
+    reference = ~hard
+    same = np.stack([~hard] * 5)
+    assert protocol.kept_interval(same, reference) == pytest.approx((1, 1)), "the same episodes are lost by all"
+    other = np.stack([rng.random(400) > 0.1 for _ in range(5)])
+    low, high = protocol.kept_interval(other, reference)
+    assert low < other.mean() / reference.mean() < high
+    assert 0.03 < high - low < 0.12, "five seeds of 400 episodes, each known to three points of hundred"
+    apart = np.stack([np.full(400, seed < 3) for seed in range(5)])
+    assert protocol.kept_interval(apart, np.ones(400, bool)) == pytest.approx((0.2, 1.0)), "seeds differ, and no more"
+    with pytest.raises(ConfigError, match="solved no episode"):
+        protocol.kept_interval(same, np.zeros(400, bool))

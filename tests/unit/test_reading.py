@@ -32,6 +32,8 @@ CASES = {
     "action ^(focus|move)": (state(action="Focus on dove"), state(action="go to kitchen")),
     "text outside location": (state("This outside location is called the outside."), state("This room is called")),
     "refused": (state(refused=True), state()),
+    "seen": (state(times_seen=1), state(times_seen=0)),
+    "seen 2": (state(times_seen=2), state(times_seen=1)),
     "stuck 4": (state(since_progress=4), state(since_progress=3)),
     "stuck": (state(times_seen=1, actions=("look around",)), state(times_seen=1, actions=("wait",))),
     "swiftsage 6": (state(since_progress=6), state(since_progress=5)),
@@ -60,7 +62,7 @@ def test_swiftsage_has_four_reasons() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "action", "text  ", "sometimes", "stuck soon", "stuck ²", "refused often", "swiftsage -1"]
+    "text", ["", "action", "text  ", "sometimes", "stuck soon", "stuck ²", "refused often", "seen it", "swiftsage -1"]
 )
 def test_no_rule(text: str) -> None:
     with pytest.raises(ConfigError, match="no rule"):

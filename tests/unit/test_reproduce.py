@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from londi import config, panels, published, records, reproduce
+from londi import config, frontier, panels, published, records, reproduce
 from londi.cli import main
 from londi.errors import ConfigError, RunError
 from londi.jobs import Job, _commands, run
@@ -66,8 +66,10 @@ def table(tmp_path: Path) -> reproduce.Table:
 
 def row(name: str, kind: str, calls: float, success: float) -> dict[str, Any]:
     spread = {"mean": success, "low": success, "high": success}
-    numbers = {"flops": 10 * calls, "tokens": 1.0, "seconds": 1.0, "dollars": 0.0, "violations": 0}
-    return {"name": name, "kind": kind, "value": calls, "success": spread, "calls": {"mean": calls}, **numbers}
+    numbers = {"flops": 10 * calls, "tokens": 1.0, "seconds": 1.0, "dollars": 0.0, "violations": 0, "episodes": 40}
+    numbers |= {"switches": 3.0, "solved": frontier.packed([i < 40 * success for i in range(40)])}
+    counted = {"mean": calls, "max": 2 * calls}
+    return {"name": name, "kind": kind, "value": calls, "success": spread, "calls": counted, **numbers}
 
 
 def finish(job: Job, rows: list[dict[str, Any]]) -> None:
@@ -121,12 +123,18 @@ def test_what_is_found(table: reproduce.Table, tmp_path: Path) -> None:
     prices, sac = task["methods"]["prices"], task["methods"]["SAC"]
     assert prices["hypervolume"] == pytest.approx([0.5 * 0.2 + 0.9 * 0.8, 0.5 * 0.2 + 0.8])
     assert sac["hypervolume"] == pytest.approx([0.5 * 0.2 + 0.75 * 0.3 + 0.5] * 2), "two runs make one frontier"
-    assert prices["at_99"] == [None, {"name": "price 0.1", "success_ratio": 1, "calls_ratio": 0.2, "flops_ratio": 0.2}]
+    shares = {"success_ratio": 1, "calls_ratio": 0.2, "flops_ratio": 0.2, "tokens_ratio": 1, "seconds_ratio": 1}
+    assert prices["at_99"] == [None, {"name": "price 0.1", **shares, "switches": 3, "most_calls": 4}]
+    assert prices["interval"] is None, "a seed has no choice"
+    assert prices["cpt80"] == pytest.approx([0.2, 0.2])
+    assert task["methods"]["random"]["cpt80"] == [None, None]
+    assert (prices["violations"], prices["under_budget"]) == (0, 0), "no price is a budget"
     assert prices["env_steps"] == 12_000
     assert sac["env_steps"] == 24_000
     assert prices["regret"] == pytest.approx([0.1, 0.0])
-    assert found["overall"]["SAC"]["better"]["prices"][0] == pytest.approx(0.5), "one seed above .825, one below"
-    assert found["overall"]["random"]["better"]["prices"][0] == 1
+    better = found["overall"]["SAC"]["better"]["prices"]
+    assert better["gain"] == {"all": 0.5, "low": None, "high": None, "each": [0.5]}, "one seed above .825, one below"
+    assert found["overall"]["random"]["better"]["prices"]["aiq"]["all"] == 1
     assert task["methods"]["random"]["hypervolume"] == pytest.approx([0.5 * 0.5 + 0.75 * 0.5] * 2)
 
 
@@ -135,9 +143,9 @@ def test_it_is_written_and_printed(table: reproduce.Table, tmp_path: Path) -> No
     lines = published.markdown(results(table, tmp_path))
     text = "\n".join(lines)
     assert "| prices | 1 | **0.860 ± 0.057** |" in text
-    assert "100.0 % (1 of 2 seeds) | 20.0 % (1 of 2 seeds) | 20.0 % (1 of 2 seeds) | 12,000 | 2,875 | 0 |" in text
-    assert "| prices | 0.720 (0.640 to 0.800) |  |" in text, "areas of .82 and .9, of which QUICK has .5"
-    assert "| random | 0.250 | 1.00 (1.00 to 1.00) |" in text, "the same in each seed: no interval"
+    assert "100.0 % (1 of 2 seeds) | 20.0 % (1 of 2 seeds) | 20.0 % (1 of 2 seeds) | 12,000 | 2,875 | - |" in text
+    assert "| prices | 0.720 |  |  |" in text, "areas of .82 and .9, of which QUICK has .5; two seeds make no interval"
+    assert "| random | 0.250 | 1.00 | 1.00 |" in text
     page = "before\n<!-- small: written by londi reproduce -->\nold\n<!-- end of small -->\nafter\n"
     put = published.put(page, "small", lines)
     assert put.startswith("before")
@@ -146,6 +154,37 @@ def test_it_is_written_and_printed(table: reproduce.Table, tmp_path: Path) -> No
     assert published.put(put, "small", lines) == put
     with pytest.raises(ConfigError, match="no place"):
         published.put("nothing", "small", lines)
+
+
+def test_what_has_no_room_is_printed_on_a_page_of_its_own(table: reproduce.Table, tmp_path: Path) -> None:
+    fill(table, tmp_path)
+    spec = replace(table, page="page.md", measures_page="more.md")
+    assert spec.pages()[(tmp_path / "more.md").resolve()] == ["small measures"]
+    text = "\n".join(published.blocks(results(table, tmp_path))["small measures"])
+    kept = " (1 of 2 seeds) | ".join(["100.0 %", "20.0 %", "100.0 %", "100.0 %"]) + " (1 of 2 seeds)"
+    assert f"| prices | 0.850 ± 0.071 | 20.0 % | 20.0 % | - | {kept} |" in text
+    assert "| 4 | 3.0 | - | 0.1 |" in text, "most calls, switches, no curve, three seconds"
+
+
+def test_what_others_have_no_counterpart_of_can_be_left_out(table: reproduce.Table, tmp_path: Path) -> None:
+    fill(table, tmp_path)
+    fewer = replace(table, methods=(replace(table.methods[1], without=("sac 0.02",)), *table.methods[2:]))
+    every = [job for job in reproduce.jobs(table, tmp_path) if job.method != "prices"]
+    found = results_of(fewer, every, reproduce.collect(table, every, {}))["tasks"]["key and door"]["methods"]["SAC"]
+    assert (found["settings"], found["hypervolume"]) == (1, pytest.approx([0.5 * 0.2 + 0.75 * 0.8] * 2))
+
+
+def test_five_seeds_make_intervals(table: reproduce.Table, tmp_path: Path) -> None:
+    five = replace(table, seeds=(0, 1, 2, 3, 4), methods=(table.methods[0], *table.methods[2:]))
+    for job in reproduce.jobs(five, tmp_path):
+        lucky = job.experiment.seed % 2
+        finish(job, [row("price 0.1", "price", 2 + lucky, 0.8), row("random 0.5", "random", 5, 0.6)])
+    found = results(five, tmp_path)
+    low, high = found["tasks"]["key and door"]["methods"]["prices"]["interval"]
+    assert (low, high) == pytest.approx((1, 1)), "all solve what DEEPTHINK solves"
+    prices = found["overall"]["prices"]
+    assert prices["low"] < prices["iqm"] < prices["high"]
+    assert found["overall"]["random"]["better"]["prices"]["gain"]["low"] == 1
 
 
 def test_where_calls_are_made_is_printed() -> None:
@@ -236,7 +275,7 @@ def test_what_is_published_counts_before_what_was_run_here(
     assert said.index("there is no page") < said.index("<!-- small choices: written by londi reproduce -->")
     front.write_text("<!-- small choices: written by londi reproduce -->\n<!-- end of small choices -->")
     main(command)
-    assert "| key and door | 40.0 % | 80.0 % | 100.0 % (1 of 2 seeds) | 20.0 %" in front.read_text()
+    assert "| key and door | 40.0 % | 80.0 % | 100.0 % (1 of 2 seeds) | 1 of 2 | 20.0 %" in front.read_text()
     both = replace(reproduce.load_table(source), choices_page="page.md")
     assert both.pages() == {(tmp_path / "page.md").resolve(): ["small", "small choices"]}
     assert "| prices | 1 | **0.860 ± 0.057** |" in (tmp_path / "page.md").read_text()
@@ -246,9 +285,16 @@ def test_what_is_published_counts_before_what_was_run_here(
     said = capsys.readouterr().err
     assert "6 of 6 runs are published" in said
     assert "are the ones found" in said
+    page = tmp_path / "page.md"
+    written = page.read_text()
+    page.write_text(written.replace("0.860", "0.870"))
+    with pytest.raises(SystemExit, match="1"):
+        main([*elsewhere, "--check"])
+    assert "page.md: the block 'small' is not what" in capsys.readouterr().err
+    page.write_text(written)
 
     kept = tmp_path / "small" / "key-and-door-0.json"
-    kept.write_text(kept.read_text().replace('"calls": {"mean": 2}', '"calls": {"mean": 4}'))
+    kept.write_text(kept.read_text().replace('"calls": {"mean": 2,', '"calls": {"mean": 4,'))
     for where in (elsewhere, [*command, "--published"]):
         with pytest.raises(SystemExit):
             main([*where, "--check"])

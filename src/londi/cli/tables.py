@@ -50,7 +50,7 @@ def reproduce(
     from londi.published import blocks
     from londi.reproduce import jobs as jobs_of
     from londi.reproduce import load_table
-    from londi.results import differences, results
+    from londi.results import results
 
     source = Path(table) if table.endswith(".toml") else TABLES / f"{table}.toml"
     spec = load_table(source)
@@ -68,7 +68,7 @@ def reproduce(
     if json:
         print_json(found)
     if check:
-        _check(source.with_suffix(".json"), found, tolerance, differences)
+        _check(source.with_suffix(".json"), spec, found, tolerance)
         return
     shown = blocks(found, spec.layout)
     if pages:
@@ -77,7 +77,8 @@ def reproduce(
         _publish(pages, source, shown, found, common)
         err.print(f"written: {', '.join(map(str, pages))}, {source.with_suffix('.json')}", soft_wrap=True)
     elif not json:
-        lines = [line for name, block in shown.items() if name != f"{spec.name} choices" for line in (*block, "")]
+        printed = (spec.name, f"{spec.name} states")
+        lines = [line for name, block in shown.items() if name in printed for line in (*block, "")]
         out.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
 
 
@@ -142,10 +143,19 @@ def _publish(
         write_text(page, text)
 
 
-def _check(stored: Path, found: dict[str, Any], tolerance: float, differences: Any) -> None:
+def _check(stored: Path, spec: PublishedTable, found: dict[str, Any], tolerance: float) -> None:
+    """Compare what was found with the numbers that are stored, and these with the pages."""
+    from londi.published import blocks, put
+    from londi.results import differences
+
     if not stored.is_file():
         raise RunError(f"no {stored}: the table was never written")
-    lines: Sequence[str] = differences(jsonlib.loads(stored.read_text(encoding="utf-8")), found, tolerance)
+    written = jsonlib.loads(stored.read_text(encoding="utf-8"))
+    lines = differences(written, found, tolerance)
+    shown = blocks(written, spec.layout) if not lines else {}
+    for page, names in spec.pages().items() if shown else ():
+        text = page.read_text(encoding="utf-8")
+        lines += [f"{page}: the block '{n}' is not what {stored} says" for n in names if put(text, n, shown[n]) != text]
     for line in lines[:20]:
         err.print(line, soft_wrap=True, markup=False, highlight=False)
     err.print(f"{len(lines)} of the printed numbers differ" if lines else "the printed numbers are the ones found")

@@ -56,6 +56,21 @@ class Refused:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """Call where the episode has shown this very text so many times before: who remembers nothing is in a loop."""
+
+    times: int = 1
+
+    def __post_init__(self) -> None:
+        if self.times < 1:
+            raise ConfigError(f"a text was seen at least 1 time before, not {self.times}")
+
+    def choose(self, query: Query) -> Choice:
+        """Call where it was."""
+        return _where(query, lambda state: state.moment.times_seen >= self.times)
+
+
+@dataclass(frozen=True)
 class Stuck:
     """Call when nothing was gained for some steps, or QUICK would repeat itself in a text it has seen."""
 
@@ -100,7 +115,7 @@ class SwiftSage:
 
 
 def parse_rule(text: str) -> Switcher:
-    """Return the rule that a text names: `action REGEX`, `text REGEX`, `refused`, `stuck K` or `swiftsage K`.
+    """Return the rule that a text names: `action REGEX`, `text REGEX`, `refused`, `seen K`, `stuck K` or `swiftsage K`.
 
     Raises `ConfigError` where it names none.
     """
@@ -110,10 +125,14 @@ def parse_rule(text: str) -> Switcher:
         return Matches(rest, kind)
     if kind == "refused" and not rest:
         return Refused()
+    if kind == "seen" and (not rest or rest.isdecimal()):
+        return Seen(int(rest or 1))
     if kind in ("stuck", "swiftsage") and (not rest or rest.isdecimal()):
         patience = int(rest or 5)
         return Stuck(patience) if kind == "stuck" else SwiftSage(patience)
-    raise ConfigError(f"no rule '{text}': 'action REGEX', 'text REGEX', 'refused', 'stuck 5' or 'swiftsage 5'")
+    raise ConfigError(
+        f"no rule '{text}': 'action REGEX', 'text REGEX', 'refused', 'seen 1', 'stuck 5' or 'swiftsage 5'"
+    )
 
 
 def _repeats(state: State) -> bool:
