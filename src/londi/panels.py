@@ -10,38 +10,47 @@ from typing import Any
 from londi import frontier, plots
 
 _LINES = {
-    "price": (plots.GREEN, "D", "-", 2.0),
-    "budget": (plots.BLUE, "o", "-", 2.4),
-    "router": (plots.VERMILION, "v", "--", 1.6),
-    "entropy": (plots.OCHRE, "^", "--", 1.4),
-    "random": (plots.GREY, "s", ":", 1.4),
+    "price": ("learned prices", plots.GREEN, "D", "-", 2.0),
+    "budget": ("learned budgets", plots.BLUE, "o", "-", 2.4),
+    "capped": ("best price, then stop", plots.PURPLE, "x", "-", 1.2),
+    "router": ("supervised router", plots.VERMILION, "v", "--", 1.6),
+    "entropy": ("QUICK-entropy threshold", plots.OCHRE, "^", "--", 1.4),
+    "random": ("calls at random", plots.GREY, "s", ":", 1.4),
 }
-"""Families with a line: colour, marker, dash, width."""
+"""Families with a line: label, colour, marker, dash, width."""
+_ALL = {"xlim": (-0.03, 1.04), "ylim": (-0.03, 1.1), "xticks": (0, 0.5, 1), "yticks": (0, 0.5, 1)}
+_CORNER = {"xlim": (0, 0.6), "ylim": (0.8, 1.05), "xticks": (0, 0.2, 0.4, 0.6), "yticks": (0.8, 0.9, 1)}
+"""What of the plane is seen: all of it, or few calls and much success."""
 
 
-def save_frontiers(tasks: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
-    """Draw a panel for each task: success against calls as a share of DEEPTHINK's, the mean over its seeds' frontiers.
+def save_frontiers(
+    tasks: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, *, corner: bool = False, kept: float | None = None
+) -> None:
+    """Draw a panel for each task: success against calls, shares of DEEPTHINK's, the mean over its seeds' frontiers.
 
-    `tasks` holds the content of frontier.json of each seed. Raises `MissingExtraError` without matplotlib.
+    `tasks` holds the content of frontier.json of each seed; `corner` shows few calls and much success alone, and `kept`
+    draws a line at that share of DEEPTHINK's success. Raises `MissingExtraError` without matplotlib.
     """
     columns = min(3, len(tasks))
     rows = -(-len(tasks) // columns)
-    figure = plots.new_figure(max(6.0, 2.9 * columns), 0.8 + 2.7 * rows)
+    figure = plots.new_figure(max(6.0, 2.9 * columns), 0.9 + 2.7 * rows)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes, (name, tables) in zip(grid.flat, tasks.items(), strict=False):
         plots.bare(axes)
         axes.set_title(name, fontsize=10.5, color=plots.INK)
         _panel(axes, tables)
-    grid[0, 0].set(xlim=(-0.03, 1.04), ylim=(-0.03, 1.06), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+        if kept is not None:
+            axes.axhline(kept, color=plots.INK, lw=0.8, ls=(0, (2, 2)), label=f"{plots.percent(kept)} of DEEPTHINK’s")
+    grid[0, 0].set(**(_CORNER if corner else _ALL))
     for axes in list(grid.flat)[len(tasks) :]:
         axes.set_visible(False)
     for axes in grid[-1]:
-        axes.set_xlabel("DEEPTHINK calls, as a share of its own", fontsize=9)
+        axes.set_xlabel("calls, of DEEPTHINK’s", fontsize=9)
     for axes in grid[:, 0]:
-        axes.set_ylabel("episodes solved", fontsize=9)
+        axes.set_ylabel("success, of DEEPTHINK’s", fontsize=9)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False, fontsize=9.5)
-    figure.tight_layout(rect=(0, 0.16 / rows + 0.02, 1, 1), h_pad=1.4)
+    figure.tight_layout(rect=(0, 0.22 / rows + 0.02, 1, 1), h_pad=1.4)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 
@@ -56,17 +65,19 @@ def _best(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _panel(axes: Any, tables: Sequence[Mapping[str, Any]]) -> None:
-    deep = mean(frontier.find(table["policies"], "DEEPTHINK")["calls"]["mean"] for table in tables)
     points: dict[str, tuple[str, float, float]] = {}
+    deep = {
+        key: mean(frontier.find(each["policies"], "DEEPTHINK")[key]["mean"] for each in tables)
+        for key in ("calls", "success")
+    }
     for row in tables[0]["policies"]:
         same = [one for table in tables for one in table["policies"] if one["name"] == row["name"]]
-        calls, success = (mean(each[key]["mean"] for each in same) for key in ("calls", "success"))
-        points[row["name"]] = row["kind"], calls / deep, success
-    for kind, (color, marker, dash, width) in _LINES.items():
+        calls, success = (mean(one[key]["mean"] for one in same) / max(deep[key], 1e-9) for key in ("calls", "success"))
+        points[row["name"]] = row["kind"], calls, success
+    for kind, (label, color, marker, dash, width) in _LINES.items():
         settings = [point[1:] for point in points.values() if point[0] == kind]
         if settings:
             ends = [points["QUICK"][1:], *([points["DEEPTHINK"][1:]] if kind in ("entropy", "random") else [])]
-            label = plots.FAMILIES[kind].label if kind in plots.FAMILIES else f"supervised {kind}"
             line = _best(sorted([*settings, *ends]))
             axes.plot(*zip(*line, strict=True), marker, ls=dash, lw=width, color=color, markersize=3.5, label=label)
             beaten = [point for point in settings if point not in line and point[0] <= 1]

@@ -20,7 +20,7 @@ SCHEMA = 1
 """Schema of frontier.json that these figures read."""
 
 INK, MUTED, FAINT, PAPER = "#1c1f23", "#5b6470", "#d5d9de", "#ffffff"
-BLUE, GREEN, OCHRE, GREY, VERMILION = "#0072b2", "#007a5e", "#a86b00", "#767c85", "#c44e00"
+BLUE, GREEN, OCHRE, GREY, VERMILION, PURPLE = "#0072b2", "#007a5e", "#a86b00", "#767c85", "#c44e00", "#a3487f"
 
 
 @dataclass(frozen=True)

@@ -134,10 +134,11 @@ def _publish(
         for name in names:
             texts[page] = put(texts[page], name, shown[name])
     first = next(iter(pages))
-    picture = first.with_name(f"{first.stem}-{source.stem}.png")
-    if f"({picture.name})" in texts[first]:
-        tasks = dict.fromkeys(task for task, _ in common)
-        save_frontiers({name: [run for task, run in common if task == name] for name in tasks}, picture)
+    tasks = {name: [run for task, run in common if task == name] for name in dict.fromkeys(task for task, _ in common)}
+    for part in ("", "-corner"):
+        picture = first.with_name(f"{first.stem}-{source.stem}{part}.png")
+        if f"({picture.name})" in texts[first]:
+            save_frontiers(tasks, picture, corner=bool(part), kept=0.99)
     write_text(source.with_suffix(".json"), jsonlib.dumps(found, indent=1) + "\n")
     for page, text in texts.items():
         write_text(page, text)
