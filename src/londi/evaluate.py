@@ -18,14 +18,24 @@ from londi.episode import Episode, read_episodes, write_episodes
 from londi.errors import RunError
 from londi.making import make_encoder, make_envs
 from londi.plays import KEPT_EPISODES, SELECTION_SEEDS, PlayProgress, Plays, playing, rows_of
-from londi.policies import DEEPTHINK, QUICK, Policy, baselines, capped_policies, learned_policies, same_episodes
+from londi.policies import (
+    DEEPTHINK,
+    QUICK,
+    Policy,
+    baselines,
+    capped_policies,
+    learned_policies,
+    same_selection,
+    same_test,
+)
 from londi.provenance import commit
 from londi.run import Run, load_checkpoint, write_text
 
 
 @dataclass(frozen=True)
 class _Known:
-    """What an earlier evaluation of the same Switchers on the same episodes has measured, rows by name."""
+    """What an earlier evaluation of the same Switchers on the same selection episodes has measured, rows by name; those
+    of the test where it was on the same episodes, too."""
 
     selection: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     test: Mapping[str, dict[str, Any]] = field(default_factory=dict)
@@ -87,9 +97,10 @@ def evaluate(run: Run, progress: PlayProgress = lambda played, added: None, *, a
 
     With `add`, those rows of the run's frontier.json stay whose settings config.toml still names, and what is not among
     them is played: other settings, and whatever depends on these (the best price under budgets, what is in doubt, the
-    curve, stored episodes). Raises `RunError` where nothing was trained, where the run's config or its policies are
-    changed meanwhile, or where there is nothing to add to. `progress` is told how many more episodes were played, and
-    how many were added to `num_plays` of those that are to be played.
+    curve, stored episodes); and the whole test, where it is on other episodes now. Raises `RunError` where nothing was
+    trained, where the run's config or its policies are changed meanwhile, or where there is nothing to add to.
+    `progress` is told how many more episodes were played, and how many were added to `num_plays` of those that are to
+    be played.
     """
     source = commit(Path(__file__).parent)  # of what is loaded now
     _check_features(run)  # before any process starts: complain here
@@ -122,11 +133,11 @@ def _known(run: Run) -> _Known:
     old, path = run.measured(), run.path / "frontier.json"
     if old is None:
         raise RunError(f"{path} holds no results of the Switchers that are there now: evaluate without --add")
-    if not same_episodes(old, run.experiment):
+    if not same_selection(old, run.experiment):
         raise RunError(f"{path} is of other episodes, models or another task than config.toml: evaluate without --add")
     found = json.loads(path.read_text(encoding="utf-8"))
     selection, test = ({row["name"]: row for row in found[key]} for key in ("selection", "policies"))
-    return _Known(selection, test, found["curve"], tuple(found["commits"]))
+    return _Known(selection, test if same_test(old, run.experiment) else {}, found["curve"], tuple(found["commits"]))
 
 
 def _selection(

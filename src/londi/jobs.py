@@ -14,7 +14,7 @@ from typing import Any
 from londi import config
 from londi.config import Experiment
 from londi.errors import RunError
-from londi.policies import same_episodes, same_training
+from londi.policies import same_selection, same_training
 from londi.run import Run, load_checkpoint, write_text
 
 
@@ -119,12 +119,12 @@ def _commands(job: Job, source: Path) -> list[list[str]]:
 
 
 def _can_add(job: Job) -> bool:
-    """Whether its folder holds results on the same episodes, with the policies that it has, or its source has, now."""
+    """Whether its folder holds results on the same selection episodes of the policies that it or its source has now."""
     if not (job.folder / "config.toml").is_file():
         return False
     here = Run.open(job.folder)
     measured = here.measured()
-    same = measured is not None and same_episodes(measured, job.experiment)
+    same = measured is not None and same_selection(measured, job.experiment)
     return same and (job.source is None or _copied(job.source, here))
 
 

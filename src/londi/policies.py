@@ -24,6 +24,7 @@ SETTINGS = (
     *("random_rates", "entropy_thresholds", "margins", "every", "first", "rules"),
 )
 """Fields of `EvaluateConfig` that name policies; all others say on which episodes these are measured, and how."""
+_TEST = ("episodes", "first_test_seed")
 
 
 def same_training(one: Experiment, other: Experiment) -> bool:
@@ -31,10 +32,16 @@ def same_training(one: Experiment, other: Experiment) -> bool:
     return all(getattr(one, f.name) == getattr(other, f.name) for f in fields(Experiment) if f.name != "evaluate")
 
 
-def same_episodes(one: Experiment, other: Experiment) -> bool:
-    """Whether two experiments measure the same Switchers on the same episodes, whichever settings they name."""
-    kept = {name: getattr(other.evaluate, name) for name in (*SETTINGS, "processes", "num_envs")}
+def same_selection(one: Experiment, other: Experiment) -> bool:
+    """Whether two experiments measure the same Switchers on the same selection episodes, whichever settings they name
+    and whatever episodes they test on."""
+    kept = {name: getattr(other.evaluate, name) for name in (*SETTINGS, *_TEST, "processes", "num_envs")}
     return same_training(one, other) and replace(one.evaluate, **kept) == other.evaluate
+
+
+def same_test(one: Experiment, other: Experiment) -> bool:
+    """Whether two experiments test on the same episodes."""
+    return all(getattr(one.evaluate, name) == getattr(other.evaluate, name) for name in _TEST)
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,29 @@ def test_a_race_goes_on_with_what_was_measured(trained: Run, played: list[str]) 
     assert all(selection[name] == 15 for name in doubt), "what is in doubt has played to the limit"
 
 
+@pytest.mark.parametrize("other", [{"first_test_seed": 70_000_000}, {"episodes": 7}])
+def test_another_test_is_played_alone(trained: Run, monkeypatch: pytest.MonkeyPatch, other: dict[str, Any]) -> None:
+    before = evaluate(measured_by(trained, FEW))
+    run = measured_by(trained, FEW | other)
+    phases: list[str] = []
+    real = Plays.play
+
+    def play(self: Plays, phase: Any, seeds: range, policies: Any, *rest: Any, **more: Any) -> Any:
+        phases.extend(phase for _ in policies)
+        return real(self, phase, seeds, policies, *rest, **more)
+
+    monkeypatch.setattr(Plays, "play", play)
+    told: list[tuple[int, int]] = []
+    added = evaluate(run, lambda done, more: told.append((done, more)), add=True)
+    assert {*phases} == {"test"}
+    assert num_plays(run) + sum(more for _, more in told) == sum(done for done, _ in told)
+    assert added["selection"] == before["selection"]
+    kept = stored(run)
+    assert without_times(added) == without_times(evaluate(run))
+    assert stored(run) == kept
+    assert kept[1][0][1] == other.get("first_test_seed", 50_000_000)
+
+
 def test_adding_that_was_interrupted_goes_on(trained: Run, played: list[str]) -> None:
     before = evaluate(measured_by(trained, FEW))
     run = measured_by(trained, MORE)
@@ -136,7 +159,7 @@ def test_adding_that_was_interrupted_goes_on(trained: Run, played: list[str]) ->
 
 def test_what_can_not_be_added_to(trained: Run, capsys: pytest.CaptureFixture[str]) -> None:
     evaluate(measured_by(trained, FEW))
-    for change in ({"episodes": 7}, {"selection_limit": 9}):
+    for change in ({"selection_episodes": 7}, {"selection_limit": 9}):
         with pytest.raises(RunError, match="of other episodes"):
             evaluate(measured_by(trained, MORE | change), add=True)
     run = measured_by(trained, MORE)

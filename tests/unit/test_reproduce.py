@@ -314,7 +314,8 @@ def test_what_is_only_evaluated_otherwise_is_not_trained_again(
     table: reproduce.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(table, tmp_path)
-    job = reproduce.jobs(replace(table, changes={"evaluate": {"episodes": 50}}), tmp_path)[0]
+    more = {"episodes": 40, "selection_episodes": 50}
+    job = reproduce.jobs(replace(table, changes={"evaluate": more}), tmp_path)[0]
     assert not job.done
     commands: list[list[str]] = []
 
@@ -327,13 +328,15 @@ def test_what_is_only_evaluated_otherwise_is_not_trained_again(
     assert commands == [["evaluate", str(job.folder)]]
     assert Run.open(job.folder).experiment == job.experiment
 
-    prices = {"episodes": 40, "prices": [0.02, 0.3], "num_envs": 3}
+    prices = {"episodes": 50, "prices": [0.02, 0.3], "num_envs": 3}
     other = reproduce.jobs(replace(table, changes={"evaluate": prices}), tmp_path)[1]
     assert not other.done
     for _ in range(2):  # the second time as after an interruption
         commands.clear()
         run(other)
-        assert commands == [["evaluate", str(other.folder), "--add"]], "only other settings are to be measured"
+        assert commands == [["evaluate", str(other.folder), "--add"]], (
+            "other settings are to be measured, and other test episodes"
+        )
         assert not other.done, "what is there is not what was to be measured"
 
 

@@ -108,7 +108,7 @@ def evaluate(
         on: another experiment (TOML): its environment and models, decided by this run's Switchers without training.
         folder: with --on, the folder for its results, a run folder; default RUN/on/NAME.
         add: keep what frontier.json has measured of the budgets, prices, thresholds, rates and rules that the run's
-            config.toml names, and play those that are new.
+            config.toml names, and play those that are new; with other test episodes, the test anew.
         json: print frontier.json instead of the table.
     """
     if on is None and folder is not None:
