@@ -166,8 +166,8 @@ class TrainConfig:
     budget or price); all others call at a random rate p ~ U[0, 1] of their own."""
     guided: float = 0.0
     """Share of those random episodes whose calls gather where the Switcher expects the models to differ, for tasks in
-    which a mistake can't be made good, so that random calls hardly ever succeed. .5 in the ScienceWorld experiments,
-    and in those of BabyAI but for pick up."""
+    which a mistake can't be made good, so that random calls hardly ever succeed. .5 in the experiments with
+    BabyAI and ScienceWorld."""
     epsilon: float = 0.15
     """Exploration in the episodes that a Switcher plays."""
     max_calls: int = 12
