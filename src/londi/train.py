@@ -24,6 +24,7 @@ from londi.envs.base import TextEnv
 from londi.episode import Episode
 from londi.errors import CheckpointError, ConfigError, RunError
 from londi.exploration import Behaviour, assignment, players
+from londi.failures import Failures
 from londi.interrupts import held_back
 from londi.learners.replay import Replay, Trajectory
 from londi.lms.base import Bounded, LanguageModel
@@ -70,6 +71,7 @@ class Trainer:
         self.step = self.started = self.begun_anew = self.lost = 0
         self.calls: int | None = 0
         """DEEPTHINK calls of the episodes that were learned from; None where an earlier version did not count them."""
+        self.failures = Failures(self.experiment.deepthink.model)
         self.models: dict[str, lms.CachedLM] = {}
         self.said: dict[str, Any] = {}
         """What models said that are in processes of their own now, as the checkpoint has it."""
@@ -164,6 +166,7 @@ class Trainer:
         self.step += len(episode.steps)
         self.calls = None if self.calls is None else self.calls + episode.num_calls
         self.recent.append((episode.success, episode.num_calls))
+        self.failures.note(episode)
 
     def _learn(self) -> None:
         t = self.experiment.train
@@ -187,7 +190,8 @@ class Trainer:
     def _write_metrics(self) -> None:
         now = self._progress()
         row = {"step": self.step, "episodes": self.started, "seconds": round(self.seconds, 3)}
-        measured = {"success": now.success, "calls": now.calls, "lost": self.num_lost, **self.losses}
+        measured = {"success": now.success, "calls": now.calls, "failed": self.failures.count}
+        measured |= {"lost": self.num_lost, **self.losses}
         path = self.run.path / "metrics.jsonl"
         try:
             with path.open("a", encoding="utf-8") as file:
@@ -209,7 +213,7 @@ class Trainer:
         done = self.step >= self.experiment.train.num_steps
         self._save_policies()
         state: dict[str, Any] = {name: getattr(self, name) for name in _COUNTERS}
-        state |= {"lost": self.num_lost, "calls": self.calls}
+        state |= {"lost": self.num_lost, "calls": self.calls, "failed": self.failures.count}
         state |= {"format": FORMAT, "features": FEATURES, "done": done}
         state["learners"] = {name: learner.state_dict() for name, learner in self.learners.items()}
         if not done:
@@ -243,6 +247,7 @@ class Trainer:
             for name in _COUNTERS:
                 setattr(self, name, state[name])
             self.lost, self.calls = state["lost"], state.get("calls")
+            self.failures.count = state.get("failed", 0)
             self.recent.extend((bool(success), int(calls)) for success, calls in state["recent"])
             self.replay.restore(state["replay"])
             for name, said in state["models"].items():

@@ -89,6 +89,11 @@ def _train(folder: Path, setting: config.Experiment, track: Sequence[str] = (), 
         except KeyboardInterrupt:
             err.print(f"interrupted at step {trainer.step:,}; the same command goes on, and the run can be evaluated")
             raise
+        except LondiError:  # `main` says what it was
+            err.print(f"training failed at step {trainer.step:,}; once that is mended, the same command goes on")
+            raise
+    if trainer.failures.count:
+        err.print(f"{trainer.failures.count:,} DEEPTHINK calls failed, and QUICK acted")
     if trainer.num_lost:
         err.print(f"{trainer.num_lost} episodes were lost with a worker that died, and begun anew")
 
