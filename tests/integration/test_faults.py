@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from londi.cli import main
 from londi.config import Experiment, ModelConfig, ServerConfig
 from londi.episode import Episode
 from londi.errors import ModelError
+from londi.run import Run
 from londi.train import Trainer, prepare
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +51,7 @@ def noting(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> list[Episode]:
     return seen
 
 
+@pytest.mark.filterwarnings("ignore:.* of the last 20 calls of DEEPTHINK")
 def test_a_server_that_breaks_in_every_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that fails leaves its step to QUICK, and is paid for by the budget all the same."""
     faults = dict.fromkeys(FAULTS, 0.05)
@@ -69,11 +73,24 @@ def test_a_server_that_breaks_in_every_way(tmp_path: Path, monkeypatch: pytest.M
     assert any(episode.budget is not None for episode in seen)
 
 
+class Telling:
+    """A tracker that keeps what it was told last."""
+
+    def __init__(self, told: dict[str, float]) -> None:
+        self.told = told
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self.told.update(values)
+
+    def close(self, outcome: str = "finished") -> None:
+        self.told["closed"] = 1
+
+
 def test_a_server_that_goes_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the middle of a training QUICK goes on alone; at its beginning that is an error."""
     server = ScriptedServer(Script(actions())).__enter__()
     served = ServerConfig(server.url, "", timeout=1.0, attempts=1, choose="generate", api="chat")
-    made = replace(short(), deepthink=ModelConfig("openai:toy", server=served))
+    made = replace(short(num_steps=1_000), deepthink=ModelConfig("openai:toy", server=served))
     trainer = prepare(tmp_path / "run", made)
     seen = noting(trainer, monkeypatch)
     before = 0
@@ -84,14 +101,92 @@ def test_a_server_that_goes_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             before = len(seen)
             server.__exit__(None, None, None)
 
-    trainer.train(stop)
-    assert trainer.step >= 400
+    told: dict[str, float] = {}
+    trainer.trackers.append(Telling(told))
+    with pytest.warns(UserWarning, match=r"of the last 20 calls of DEEPTHINK \(openai:toy\) failed.*connect") as warned:
+        trainer.train(stop)
+    assert len(warned) == 1, "once is enough"
+    assert trainer.step >= 1_000
     assert before > 0
     assert not any(episode.num_failed for episode in seen[:before])
-    assert sum(episode.num_failed for episode in seen[before:]) > 5
+    failed = sum(episode.num_failed for episode in seen)
+    assert failed > 20
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["failed"] == told["failed"] == trainer.failures.count == failed
     with pytest.raises(ModelError, match="is it running"):
         prepare(tmp_path / "other", made)
     assert not (tmp_path / "other").exists()
+
+
+def serving(server: ScriptedServer, **changes: Any) -> ModelConfig:
+    settings: dict[str, Any] = {"timeout": 0.5, "attempts": 2, "choose": "generate", "api": "chat"}
+    return ModelConfig("openai:toy", server=ServerConfig(server.url, "", **settings | changes))
+
+
+def breaking(server: ScriptedServer, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the server break in the middle of the next training, and stay so."""
+    note = Trainer._note
+
+    def and_break(trainer: Trainer, episode: Episode) -> None:
+        note(trainer, episode)
+        if trainer.step > 200 and how in FAULTS:
+            server.script.faults = {how: 1.0}
+        elif trainer.step > 200:
+            server.script.reply = how
+
+    monkeypatch.setattr(Trainer, "_note", and_break)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("broken", "status 500: out of memory"),
+        ("reset", "the connection broke"),
+        ("slow", "no answer within 0.5 s"),
+        ("no JSON", "the answer is damaged"),
+        ("no idea", "the reply names no action: 'no idea'"),
+    ],
+)
+def test_quick_can_not_be_asked_for_a_while(
+    tmp_path: Path, how: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The training ends with one error and a checkpoint; the same command then comes to what it would have come to."""
+    whole, failed = (["train", str(tmp_path / "x.toml"), "--run", str(tmp_path / run)] for run in ("whole", "failed"))
+    with ScriptedServer(Script(actions())) as server:
+        made = replace(short(checkpoint_steps=10_000), quick=serving(server))
+        (tmp_path / "x.toml").write_text(config.dump(made))
+        main(whole)
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            breaking(server, how, patch)
+            with pytest.raises(SystemExit, match="2"):
+                main(failed)
+        said = capsys.readouterr().err
+        assert said.splitlines()[-1].startswith(f"londi: QUICK (toy) failed: {message}")
+        assert said.count("QUICK (toy) failed") == 1
+        assert "Traceback" not in said
+        assert "training failed at step" in said
+        state = Run.open(tmp_path / "failed").latest()
+        assert state is not None
+        assert 200 < state["step"] < 400
+        server.script.faults, server.script.reply = {}, ""
+        main(failed)
+        assert f"at step {state['step']}" in " ".join(capsys.readouterr().err.split())
+    assert what_came_out(tmp_path / "failed") == what_came_out(tmp_path / "whole")
+
+
+def test_failed_calls_are_said_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ScriptedServer(Script(actions())) as server:
+        made = replace(short(num_steps=1_000), deepthink=serving(server, attempts=1))
+        (tmp_path / "x.toml").write_text(config.dump(made))
+        breaking(server, "broken", monkeypatch)
+        with pytest.warns(UserWarning, match="status 500: out of memory"):
+            main(["train", str(tmp_path / "x.toml"), "--run", str(tmp_path / "run")])
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert f"{last['failed']} DEEPTHINK calls failed" in capsys.readouterr().err
+    assert last["failed"] > 20
 
 
 def test_clocks_that_jump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
