@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from londi import config
+from londi.bench import resume
 from londi.bench.resume import what_came_out
 from londi.budget import Budget
 from londi.cli import main
@@ -87,11 +88,24 @@ def test_a_checkpoint_is_everything(tmp_path: Path, experiment: Experiment, monk
 
 def test_killed_at_any_moment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "short.toml").write_text(config.dump(short(KEYDOOR, num_steps=700)))
-    main(["bench", "resume", "--experiment", str(tmp_path / "short.toml"), "--trials", "1", "--seed", "3", "--json"])
+    main(["bench", "resume", "--experiment", str(tmp_path / "short.toml"), "--trials", "1", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert found["passed"], found
-    assert found["trials"] == 1
-    assert found["killed"] > 0
+    assert found["trials"] == found["killed"] == found["resumed"] == 1
+    assert found["seconds"] > 0
+
+
+def test_what_is_killed_before_a_checkpoint_shows_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "short.toml").write_text(config.dump(short(KEYDOOR, num_steps=60, warmup_steps=50)))
+    train = resume._train
+    monkeypatch.setattr(resume, "_train", lambda source, run, seconds: train(source, run, seconds and 0.01))
+    with pytest.raises(SystemExit, match="1"):
+        main(["bench", "resume", "--experiment", str(tmp_path / "short.toml"), "--trials", "1", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["killed"], found["resumed"], found["passed"]) == (1, 0, False)
+    assert [check["count"] for check in found["checks"].values()] == [0, 1]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -159,6 +159,8 @@ def bench_resume(
 ) -> None:
     """Training that is killed at a random moment and goes on, against training that is not; exit 1 if they differ.
 
+    Or if not even half of the trainings went on from a checkpoint.
+
     Args:
         experiment: TOML file; default the exact room's, 3,000 steps.
         trials: how often.
