@@ -16,7 +16,7 @@ import pytest
 from londi import config
 from londi.bench.resume import what_came_out
 from londi.bench.server import FAULTS, Script, ScriptedServer
-from londi.bench.soak import bench_soak
+from londi.bench.soak import bench_soak, growth, line
 from londi.cli import main
 from londi.config import Experiment, ModelConfig, ServerConfig
 from londi.episode import Episode
@@ -230,13 +230,39 @@ def test_a_damaged_episode_file(tmp_path: Path, damage: str, capsys: pytest.Capt
 
 
 def test_memory_that_grows_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = bench_soak(short(num_steps=200), 0.001)
-    assert found["trainings"] >= 3
-    assert len(found["peak_mb"]) == len(found["used_mb"]) == found["trainings"]
-    assert found["env_steps"] >= 600
-    assert np.isfinite(found["slope_mb_per_hour"])
+    found = bench_soak(short(num_steps=200), 0.001, long=1_000)
+    assert found["trainings"] >= 4
+    assert len(found["peak_mb"]) == len(found["used_mb"]) == len(found["ends"]) == found["trainings"]
+    assert found["env_steps"] >= 800
+    assert np.isfinite([found["slope_mb_per_hour"], found["slope_se_mb_per_hour"]]).all()
+    within = found["within"]
+    assert len(within["steps"]) == len(within["used_mb"]) > 10
+    assert min(within["steps"]) >= within["replay"] == 250
+    assert 0 < within["answers"][0] <= within["answers"][1]
     grown = itertools.count(500, 2)
     monkeypatch.setattr("londi.bench.soak.memory_mb", lambda: float(next(grown)))
     found = bench_soak(short(num_steps=200), 0.001)
     assert not found["passed"]
     assert found["slope_mb_per_hour"] > 0
+
+
+def test_growth_is_bounded_by_the_hour() -> None:
+    """What passes does not depend on how many trainings an hour holds."""
+    noise = np.random.default_rng(0).normal(0, 0.5, 70)
+    ends = np.arange(70) * 30 / 69
+
+    def along(mb_per_hour: float, scale: float = 1.0) -> dict[str, Any]:
+        return growth(ends.tolist(), (460 + ends / 60 * mb_per_hour + scale * noise).tolist())
+
+    flat, slow, leaking, unclear = along(0), along(7), along(40), along(40, scale=200)
+    assert [each["passed"] for each in (flat, slow, leaking, unclear)] == [True, True, False, True]
+    assert abs(leaking["slope_mb_per_hour"] - 40) < 3 * leaking["slope_se_mb_per_hour"]
+    assert slow["slope_mb_per_hour"] > 2 * slow["slope_se_mb_per_hour"], "it passes since it is slow"
+    loaded = growth([1, 2, 3, 4], [100, 300, 300, 300])
+    assert loaded["slope_mb_per_hour"] == 0, "the first training loads things"
+
+
+def test_the_line_is_that_of_least_squares() -> None:
+    x, y = [0.0, 1.0, 2.0, 5.0, 7.0], [1.0, 0.5, 3.0, 4.0, 8.0]
+    coefficients, covariance = np.polyfit(x, y, 1, cov=True)
+    assert line(x, y) == pytest.approx((coefficients[0], np.sqrt(covariance[0, 0])))

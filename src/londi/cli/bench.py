@@ -216,13 +216,18 @@ def bench_scale(
 @bench.command(name="soak")
 def bench_soak(
     minutes: float = 30.0,
+    long: int = 0,
     experiment: Path | None = None,
     json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
     """Training again and again in one process: memory must not grow from one to the next; exit 1 where it does.
 
+    It does where a line through the memory after each training rises by more than 2 % an hour and by more than two of
+    its standard errors.
+
     Args:
-        minutes: how long, at least three trainings.
+        minutes: how long, at least four trainings.
+        long: steps of one more training after them, along which memory is measured; at least 1,000.
         experiment: TOML file; default the demo's, 6,000 steps.
         json: print JSON.
     """
@@ -230,24 +235,31 @@ def bench_soak(
 
     if not 0 < minutes < 10_000:
         raise ConfigError(f"--minutes must be above 0, not {minutes}")
+    if long and long < 1_000:
+        raise ConfigError(f"--long must be at least 1,000 steps, not {long}")
     setting = config.load(experiment or DEMO)
     if experiment is None:
         setting = replace(setting, train=replace(setting.train, num_steps=6_000))
     with bar("soak", max(1, round(60 * minutes))) as move:
-        result = measure(setting, minutes, lambda done: move(round(60 * done), extra="seconds"))
+        result = measure(setting, minutes, long, lambda done: move(round(60 * done), extra="seconds"))
     show(result, json)
     if not json:
         out.print(f"{result['trainings']} trainings in {result['minutes']:.0f} minutes", highlight=False)
         for key, what in (("peak_mb", "peaks"), ("used_mb", "in use after each")):
             out.print(f"{what}, in MB: {', '.join(f'{value:.0f}' for value in result[key])}", highlight=False)
-        out.print(f"slope: {result['slope_mb_per_hour']:+.1f} MB an hour", highlight=False)
+        slope = f"{result['slope_mb_per_hour']:+.1f} ± {2 * result['slope_se_mb_per_hour']:.1f} MB an hour"
+        out.print(f"slope, ± 2 standard errors: {slope}", highlight=False)
+        out.print(f"2 % an hour would be {result['bound_mb_per_hour']:.1f} MB", highlight=False)
+        if result["within"]:
+            grown = "{mb_per_1000_steps:+.2f} ± {se_mb_per_1000_steps:.2f}".format(**result["within"])
+            out.print(f"in one training whose replay is full: {grown} MB in 1,000 steps", highlight=False)
         show_checks(result)
     if not result["passed"]:
         raise SystemExit(1)
 
 
 def show_checks(result: dict[str, Any]) -> None:
-    """Print what must be 0, a line each."""
+    """Print what was checked, a line each."""
     for what, check in result["checks"].items():
         out.print(f"{'ok  ' if check['passed'] else 'FAIL'} {what}: {check['count']}", highlight=False)
 
