@@ -213,6 +213,11 @@ class Rollout:
         """Environments in which nothing is played."""
         return len(self._idle)
 
+    @property
+    def num_waiting(self) -> int:
+        """Episodes that have ended and were not yielded yet."""
+        return len(self._ended)
+
     def __enter__(self) -> Rollout:
         return self
 

@@ -161,6 +161,11 @@ class RayRollout:
         """Episodes that were begun anew since the worker that played them died."""
         return len(self._lost)
 
+    @property
+    def num_waiting(self) -> int:
+        """Episodes that have ended and were not yielded yet: they wait to be learned from."""
+        return len(self._ended)
+
     def _models(self) -> tuple[RemoteLM | None, RemoteLM | None]:
         """QUICK and DEEPTHINK in their replicas; None for one behind a server."""
         made, cluster = self.experiment, self.cluster

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -28,6 +29,10 @@ from londi.lms.scripted import ScriptedLM
 from londi.train import Progress, Trainer, prepare
 
 QUICK_S, DEEPTHINK_S = 0.05, 0.5
+UPDATES = 0.4
+"""A step, of each learner: two an episode, so that none is a fraction."""
+STARVED = 0.9
+"""Share of the updates due that must have been made; episodes that ended together wait for each other."""
 STEPS = 5
 """Of an episode."""
 ACTIONS = ("left", "right")
@@ -81,7 +86,9 @@ def bench_scale(
 
     A row holds steps a second; as a reference what they would be if each step took the latency of its answers alone,
     or, with so many `replicas` of QUICK and DEEPTHINK, as many as these can answer where that is less (`limit`); the
-    ratio of the two (1 is linear); and the share of the time in which the learner worked.
+    ratio of the two (1 is linear); the share of the time in which the learner worked (`learning`); and the share of
+    the updates that were due for what was played which were made (`updates`; 1 is that learning keeps up with
+    playing). It passes where the latter is `STARVED` at least, for each number of workers.
     """
     rows = []
     with nullcontext() if replicas else _servers((QUICK_S, DEEPTHINK_S)) as urls:
@@ -92,14 +99,20 @@ def bench_scale(
                 pair = [ModelConfig("openai:toy", server=server(url)) for url in urls]
             rows.append(_measure(count, seconds, pair, replicas))
             progress(done + 1)
-    return result("scale", rows)
+    return {**result("scale", rows), "seconds": seconds, "replicas": replicas, **_verdict(rows)}
+
+
+def _verdict(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    starved = sum(row["updates"] < STARVED for row in rows)
+    checks = {"numbers of workers at which the learner starves": {"count": starved, "passed": starved == 0}}
+    return {"checks": checks, "passed": starved == 0}
 
 
 def _measure(
     workers: int, seconds: float, pair: Sequence[ModelConfig], replicas: tuple[int, int] | None
 ) -> dict[str, Any]:
     cluster = Cluster("local", workers, *(replicas or (1, 1)))
-    train = TrainConfig(num_steps=10**7, num_envs=workers, warmup_steps=STEPS, updates_per_step=0.3)
+    train = TrainConfig(num_steps=10**7, num_envs=workers, warmup_steps=STEPS, updates_per_step=UPDATES)
     experiment = Experiment("scale", EnvConfig(f"{__name__}:{ENV}"), pair[0], pair[1], train=train)
     with TemporaryDirectory() as folder:
         trainer = prepare(Path(folder) / "run", experiment, cluster)
@@ -112,11 +125,27 @@ def _measure(
     if replicas:
         limit = min(replicas[0] / QUICK_S, replicas[1] * steps / (calls * DEEPTHINK_S) if calls else float("inf"))
     found = row(f"{workers} workers", steps / wall, min(linear, limit), "steps a second")
-    return {**found, "limit": limit if replicas else None, "learning": window.learning / wall}
+    shares = {"learning": window.learning / wall, "updates": window.updates}
+    return {**found, "workers": workers, "calls": calls / steps, "limit": limit if replicas else None, **shares}
 
 
 class _OverError(Exception):
     """The window is over."""
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """Where a training stands at the beginning or the end of the window."""
+
+    clock: float
+    steps: int
+    """Learned from."""
+    waiting: int
+    """Played to the end of an episode, and not learned from yet."""
+    updates: float
+    """Of each learner."""
+    learning: float
+    """Seconds."""
 
 
 class _Window:
@@ -124,30 +153,41 @@ class _Window:
 
     def __init__(self, trainer: Trainer, first: int, seconds: float) -> None:
         self.trainer, self.first, self.seconds = trainer, first, seconds
-        self.begun: tuple[float, int, float] | None = None
+        self.begun: _Mark | None = None
 
     def __call__(self, now: Progress) -> None:
-        clock = time.perf_counter()
         if self.begun is None:
             if now.step >= self.first:
-                self.begun = clock, now.step, self.trainer.learning_seconds
-        elif clock - self.begun[0] >= self.seconds:
-            self.end = clock
+                self.begun = self._mark()
+        elif time.perf_counter() - self.begun.clock >= self.seconds:
+            self.end = self._mark()
             raise _OverError
+
+    def _mark(self) -> _Mark:
+        made = [learner.updates for learner in self.trainer.learners.values()]
+        waiting = STEPS * self.trainer.rollout.num_waiting
+        learning = self.trainer.learning_seconds
+        return _Mark(time.perf_counter(), self.trainer.step, waiting, sum(made) / len(made), learning)
 
     @property
     def found(self) -> tuple[int, int, float]:
         """Steps, DEEPTHINK calls, and seconds of the window."""
         assert self.begun is not None
-        begun, first, _ = self.begun
-        called = self.trainer.replay.state()["columns"]["called"][first : self.trainer.step]
-        return len(called), int(called.sum()), self.end - begun
+        called = self.trainer.replay.state()["columns"]["called"][self.begun.steps : self.end.steps]
+        return len(called), int(called.sum()), self.end.clock - self.begun.clock
 
     @property
     def learning(self) -> float:
         """Seconds in which the learner worked."""
         assert self.begun is not None
-        return self.trainer.learning_seconds - self.begun[2]
+        return self.end.learning - self.begun.learning
+
+    @property
+    def updates(self) -> float:
+        """Share of the updates made that were due for all episodes that ended, those that wait included."""
+        assert self.begun is not None
+        played = self.end.steps + self.end.waiting - self.begun.steps - self.begun.waiting
+        return (self.end.updates - self.begun.updates) / (UPDATES * played)
 
 
 @contextmanager

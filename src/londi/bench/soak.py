@@ -33,7 +33,7 @@ def bench_soak(
     Within a training memory grows: the replay fills, and what the models said is kept. From one to the next it must
     not. Reports the peak of each, what is in use after it (where the C library can, what it keeps for later is given
     back first), and the slope of a line through the latter with its standard error, see `growth`. Then, with `long`,
-    one training of so many steps: how memory grows in it once its replay, of a quarter of the steps, is full (`within`).
+    one training of so many steps, with a replay of a quarter of them: how memory grows once that is full (`within`).
     """
     begun = time.perf_counter()
     peaks: list[float] = []
