@@ -254,8 +254,10 @@ def test_growth_is_bounded_by_the_hour() -> None:
     def along(mb_per_hour: float, scale: float = 1.0) -> dict[str, Any]:
         return growth(ends.tolist(), (460 + ends / 60 * mb_per_hour + scale * noise).tolist())
 
-    flat, slow, leaking, unclear = along(0), along(7), along(40), along(40, scale=200)
-    assert [each["passed"] for each in (flat, slow, leaking, unclear)] == [True, True, False, True]
+    flat, slow, leaking, unclear = along(0), along(7), along(40), along(0, scale=50)
+    assert [each["passed"] for each in (flat, slow, leaking, unclear)] == [True, True, False, False]
+    assert [check["passed"] for check in leaking["checks"].values()] == [False, True]
+    assert not unclear["checks"]["two standard errors of that"]["passed"], "too noisy, or too short"
     assert abs(leaking["slope_mb_per_hour"] - 40) < 3 * leaking["slope_se_mb_per_hour"]
     assert slow["slope_mb_per_hour"] > 2 * slow["slope_se_mb_per_hour"], "it passes since it is slow"
     loaded = growth([1, 2, 3, 4], [100, 300, 300, 300])
