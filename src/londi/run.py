@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import shutil
 import tomllib
 import warnings
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from londi.switchers.network import NetworkSwitcher
 
 SCHEMA = 1
+DOS_FOLDER = 0x10
+"""The bit of an archive entry's attributes that says it is a folder."""
 
 
 @dataclass(frozen=True)
@@ -193,16 +194,30 @@ def previous(path: Path) -> Path:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; raises `CheckpointError` where it is cut off or another version's."""
+    """Read a checkpoint; raises `CheckpointError` where it is damaged in any way, or another version's."""
     import torch
 
     try:
+        _check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged (cut off?): delete it and train again") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # a reader may make anything of arbitrary bytes
+        raise CheckpointError(f"{path} is damaged: delete it and train again") from error
     if not isinstance(state, dict) or state.get("schema") != SCHEMA:
         raise CheckpointError(f"{path} was written by another version of londi: train again into another folder")
     return state
+
+
+def _check_archive(path: Path) -> None:
+    """Raise `zipfile.BadZipFile`, or whatever reading it comes to, where a checkpoint is not what was written.
+
+    torch looks at no checksum, and leaves an array uninitialised whose entry is marked as a folder.
+    """
+    with zipfile.ZipFile(path) as file:
+        folders = [each.filename for each in file.infolist() if each.external_attr & DOS_FOLDER]
+        if wrong := folders or file.testzip():
+            raise zipfile.BadZipFile(f"{wrong} is not what was written")
 
 
 def _packed(value: Any) -> Any:
