@@ -14,8 +14,9 @@ from typing import Any
 from londi import config
 from londi.config import Experiment
 from londi.errors import RunError
+from londi.files import write_text
 from londi.policies import same_episodes, same_training
-from londi.run import Run, write_text
+from londi.run import Run
 
 
 def merged(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,12 +24,13 @@ from londi.envs.base import TextEnv
 from londi.episode import Episode
 from londi.errors import CheckpointError, ConfigError, RunError
 from londi.exploration import Behaviour, assignment, players
+from londi.files import write_text, writing
 from londi.interrupts import held_back
 from londi.learners.replay import Replay, Trajectory
 from londi.lms.base import Bounded, LanguageModel
 from londi.making import make_encoder, make_envs, make_learners
 from londi.rollout import Assignment, Rollout
-from londi.run import Run, previous, save_checkpoint, write_text
+from londi.run import Run, previous, save_checkpoint
 from londi.switchers import Never, parse_rule
 from londi.trackers import Tracker, closed_after, tell
 
@@ -189,11 +190,8 @@ class Trainer:
         row = {"step": self.step, "episodes": self.started, "seconds": round(self.seconds, 3)}
         measured = {"success": now.success, "calls": now.calls, "lost": self.num_lost, **self.losses}
         path = self.run.path / "metrics.jsonl"
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row | measured) + "\n")
-        except OSError as error:
-            raise RunError(f"can't write {path} (is the disk full?): {error.strerror}") from error
+        with writing(path), path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row | measured) + "\n")
         self.last_metrics = self.step
         tell(self.trackers, self.step, measured)
 
