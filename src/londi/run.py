@@ -74,6 +74,14 @@ class Run:
         """The checkpoint from which training goes on."""
         return self.path / "checkpoints" / "last.pt"
 
+    def stamp(self) -> tuple[int, ...] | None:
+        """What tells the checkpoint that is there now from one that is written later; None where there is none."""
+        try:
+            found = self.checkpoint.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
     def latest(self) -> dict[str, Any] | None:
         """Return the newest checkpoint that can be read: the last one, or the one before it; None without any.
 

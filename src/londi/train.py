@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from londi import lms
+from londi import lms, lock
 from londi.agent import Agent
 from londi.config import Experiment
 from londi.encoders.text import FEATURES
@@ -61,6 +61,8 @@ class Trainer:
 
     def __init__(self, run: Run, cluster: Cluster | None = None) -> None:
         self.run, self.experiment = run, run.experiment
+        self.begun_from = run.stamp()
+        """Tells the checkpoint that was read or written here last: nobody else may write one before training begins."""
         t = self.experiment.train
         torch.set_num_threads(t.threads)
         self.envs = make_envs(self.experiment, t.num_envs if cluster is None else 1)
@@ -121,11 +123,12 @@ class Trainer:
         """Train to the end; on KeyboardInterrupt save a checkpoint and policies, and raise it on.
 
         Ctrl-C and SIGTERM wait until the episodes have taken their step and the learners have caught up, so that the
-        run goes on as if it had not been interrupted; a second one does not wait.
+        run goes on as if it had not been interrupted; a second one does not wait. Raises `RunError` where another
+        process trains into the folder, or did since this run was prepared.
         """
         t = self.experiment.train
         last_saved, begun = self.step, time.perf_counter() - self.seconds
-        with held_back() as check, closed_after(self.trackers), self.rollout:
+        with held_back() as check, closed_after(self.trackers), self.rollout, self._alone():
             try:
                 while self.step < t.num_steps:
                     for episode, trajectory in self.rollout.step() or ():
@@ -145,6 +148,17 @@ class Trainer:
             finally:
                 self.pool.shutdown(wait=True)  # after an interrupt, learners may still be in the middle of an update
                 self.save()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the run's lock, and clear away what a training that was killed left behind."""
+        with lock.held(self.run.path):
+            if self.run.stamp() != self.begun_from:
+                raise RunError(f"{self.run.path} was trained on by another process: run the same command again")
+            self.forget_later_metrics()
+            for part in self.run.checkpoint.parent.glob("*.part"):
+                part.unlink()
+            yield
 
     def _take(self, episode: Episode, trajectory: Trajectory) -> None:
         """Store an episode, and learn."""
@@ -214,6 +228,7 @@ class Trainer:
             state |= {"replay": self.replay.state(), "playing": self.rollout.state(), "recent": list(self.recent)}
             state["models"] = self.said | {name: model.state() for name, model in self.models.items()}
         save_checkpoint(self.run.checkpoint, state, keep=not done)
+        self.begun_from = self.run.stamp()
         if done:
             previous(self.run.checkpoint).unlink(missing_ok=True)
 
@@ -249,7 +264,6 @@ class Trainer:
                 else:
                     self.said[name] = said
             self.begun_anew += self.rollout.restore(state["playing"])
-            self.forget_later_metrics()
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise CheckpointError(f"{path} does not fit this experiment: train into another folder") from error
 
@@ -285,8 +299,8 @@ def _step(line: str) -> float:
 def prepare(path: Path, experiment: Experiment, cluster: Cluster | None = None) -> Trainer:
     """Return a trainer for the folder: new, or resumed from its checkpoint; over Ray where a cluster is given.
 
-    Raises `RunError` where the folder holds another experiment or is trained to the end already, and what evaluation
-    would raise for a rule or an option of the environment that is not known.
+    Raises `RunError` where the folder holds another experiment, is trained to the end already, or is being trained by
+    another process, and what evaluation would raise for a rule or an option of the environment that is not known.
     """
     for rule in experiment.evaluate.rules:
         parse_rule(rule)
@@ -306,18 +320,16 @@ def prepare(path: Path, experiment: Experiment, cluster: Cluster | None = None) 
     run = Run.open(path)
     if run.experiment != experiment:
         raise RunError(f"{path} holds another experiment (its config.toml differs): choose another with --run")
-    state = run.latest()
-    if state is None:  # killed before its first checkpoint
-        trainer = Trainer(run, cluster)
-        with _closing(trainer.rollout):
-            trainer.forget_later_metrics()
-        return trainer
-    if state.get("done"):
+    lock.check(path)
+    stamp, state = run.stamp(), run.latest()
+    if state and state.get("done"):
         raise RunError(
             f"{path} is trained already ({experiment.train.num_steps:,} steps): `londi evaluate {path}`, "
             "or train into another folder with --run"
         )
     trainer = Trainer(run, cluster)
-    with _closing(trainer.rollout):
-        trainer.restore(state)
+    trainer.begun_from = stamp
+    if state:  # else killed before its first checkpoint
+        with _closing(trainer.rollout):
+            trainer.restore(state)
     return trainer
