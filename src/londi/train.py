@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,13 +21,13 @@ from londi.config import Experiment
 from londi.encoders.text import FEATURES
 from londi.envs.base import TextEnv
 from londi.episode import Episode
-from londi.errors import CheckpointError, ConfigError, RunError
+from londi.errors import CheckpointError, ConfigError, RunError, WriteError
 from londi.exploration import Behaviour, assignment, players
-from londi.files import write_text, writing
 from londi.interrupts import held_back
 from londi.learners.replay import Replay, Trajectory
 from londi.lms.base import Bounded, LanguageModel
 from londi.making import make_encoder, make_envs, make_learners
+from londi.metrics import MetricsFile
 from londi.rollout import Assignment, Rollout
 from londi.run import Run, previous, save_checkpoint
 from londi.switchers import Never, parse_rule
@@ -63,6 +62,7 @@ class Trainer:
         self.run, self.experiment = run, run.experiment
         self.begun_from = run.stamp()
         """Tells the checkpoint that was read or written here last: nobody else may write one before training begins."""
+        self.metrics = MetricsFile(run.path / "metrics.jsonl")
         t = self.experiment.train
         torch.set_num_threads(t.threads)
         self.envs = make_envs(self.experiment, t.num_envs if cluster is None else 1)
@@ -124,7 +124,8 @@ class Trainer:
 
         Ctrl-C and SIGTERM wait until the episodes have taken their step and the learners have caught up, so that the
         run goes on as if it had not been interrupted; a second one does not wait. Raises `RunError` where another
-        process trains into the folder, or did since this run was prepared.
+        process trains into the folder, or did since this run was prepared; and `WriteError` where in the end not
+        everything can be written. Before the end, that is a warning.
         """
         t = self.experiment.train
         last_saved, begun = self.step, time.perf_counter() - self.seconds
@@ -140,11 +141,11 @@ class Trainer:
                             break
                     if t.checkpoint_steps <= self.step - last_saved < t.num_steps - last_saved:
                         last_saved = self.step
-                        self.save()
+                        self._attempt(self.save)
                     if self.step < t.num_steps:  # what is done can't go on
                         check()
                 if self.last_metrics == 0:  # a run too short for its first line: the report wants one
-                    self._write_metrics()
+                    self._measure()
             finally:
                 self.pool.shutdown(wait=True)  # after an interrupt, learners may still be in the middle of an update
                 self.save()
@@ -155,10 +156,17 @@ class Trainer:
         with lock.held(self.run.path):
             if self.run.stamp() != self.begun_from:
                 raise RunError(f"{self.run.path} was trained on by another process: run the same command again")
-            self.forget_later_metrics()
+            self.metrics.forget_after(self.step)
             for part in self.run.checkpoint.parent.glob("*.part"):
                 part.unlink()
             yield
+
+    def _attempt(self, write: Callable[[], None]) -> None:
+        """Write, and only warn where that fails: the training is worth more, and room may be made before it ends."""
+        try:
+            write()
+        except WriteError as error:
+            warnings.warn(f"{error}; training goes on from step {self.step:,} without it", stacklevel=2)
 
     def _take(self, episode: Episode, trajectory: Trajectory) -> None:
         """Store an episode, and learn."""
@@ -170,10 +178,11 @@ class Trainer:
         t = self.experiment.train
         passed = t.snapshots * min(self.step, t.num_steps) // t.num_steps
         if passed > self.snapshots:
-            self._save_policies(min(self.step, t.num_steps))
+            self._attempt(lambda: self._save_policies(min(self.step, t.num_steps)))
             self.snapshots = passed
         if self.step - self.last_metrics >= METRICS_STEPS:
-            self._write_metrics()
+            self._measure()
+            self._attempt(self.metrics.write)
 
     def _note(self, episode: Episode) -> None:
         self.step += len(episode.steps)
@@ -199,29 +208,31 @@ class Trainer:
         success, calls = np.mean(np.array(self.recent, float), axis=0).tolist()
         return Progress(self.step, self.experiment.train.num_steps, success, calls)
 
-    def _write_metrics(self) -> None:
+    def _measure(self) -> None:
+        """Make the next row of metrics, which is to be written, and tell the trackers."""
         now = self._progress()
         row = {"step": self.step, "episodes": self.started, "seconds": round(self.seconds, 3)}
         measured = {"success": now.success, "calls": now.calls, "lost": self.num_lost, **self.losses}
-        path = self.run.path / "metrics.jsonl"
-        with writing(path), path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row | measured) + "\n")
+        self.metrics.waiting.append(row | measured)
         self.last_metrics = self.step
         tell(self.trackers, self.step, measured)
 
-    def forget_later_metrics(self) -> None:
-        """Drop what was written after the checkpoint by a run that was killed: those steps are taken again."""
-        path = self.run.path / "metrics.jsonl"
-        if path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            write_text(path, "".join(line for line in lines if _step(line) <= self.step))
-
     def save(self) -> None:
-        """Write the policies, and the checkpoint from which training goes on (without replay once it is done)."""
-        done = self.step >= self.experiment.train.num_steps
-        self._save_policies()
+        """Write metrics, policies, and the checkpoint from which training goes on (without replay once it is done).
+
+        Raises `WriteError`. Metrics that can't be written are part of the checkpoint, and the run is not done before
+        they are.
+        """
+        try:
+            self.metrics.write()
+        finally:
+            self._save_policies()
+            self._save_checkpoint()
+
+    def _save_checkpoint(self) -> None:
+        done = self.step >= self.experiment.train.num_steps and not self.metrics.waiting
         state: dict[str, Any] = {name: getattr(self, name) for name in _COUNTERS}
-        state |= {"lost": self.num_lost, "calls": self.calls}
+        state |= {"lost": self.num_lost, "calls": self.calls, "metrics": self.metrics.waiting}
         state |= {"format": FORMAT, "features": FEATURES, "done": done}
         state["learners"] = {name: learner.state_dict() for name, learner in self.learners.items()}
         if not done:
@@ -256,6 +267,7 @@ class Trainer:
             for name in _COUNTERS:
                 setattr(self, name, state[name])
             self.lost, self.calls = state["lost"], state.get("calls")
+            self.metrics.waiting = list(state.get("metrics", ()))  # checkpoints of earlier versions hold none
             self.recent.extend((bool(success), int(calls)) for success, calls in state["recent"])
             self.replay.restore(state["replay"])
             for name, said in state["models"].items():
@@ -286,14 +298,6 @@ def _closing(rollout: Rollout | RayRollout) -> Iterator[None]:
         stack.enter_context(rollout)
         yield
         stack.pop_all()
-
-
-def _step(line: str) -> float:
-    """The step of a line of metrics; infinite for one that was cut off."""
-    try:
-        return float(json.loads(line)["step"])
-    except ValueError:
-        return math.inf
 
 
 def prepare(path: Path, experiment: Experiment, cluster: Cluster | None = None) -> Trainer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,14 @@ from typing import Any
 import pytest
 
 from londi import config
+from londi.bench.resume import what_came_out
+from londi.cli import main
 from londi.config import Experiment
 from londi.errors import WriteError
 from londi.evaluate import evaluate
-from londi.train import prepare
+from londi.metrics import MetricsFile
+from londi.run import load_checkpoint
+from londi.train import Progress, prepare
 
 KEYDOOR = config.load(Path(__file__).parents[2] / "experiments" / "keydoor.toml")
 
@@ -57,6 +62,96 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     monkeypatch.setattr(Path, "open", lambda path, *args, **options: made.opened(path, *args, **options))
     monkeypatch.setattr("londi.train.METRICS_STEPS", 100)
     return made
+
+
+@pytest.mark.parametrize(
+    "name", ["environment.json", "config.toml", "training.lock", "metrics.jsonl", "router.pt", "last.pt"]
+)
+def test_a_full_disk_ends_the_command_with_one_line_and_it_goes_on_later(
+    name: str, tmp_path: Path, disk: Disk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare(tmp_path / "whole", short()).train()
+    (tmp_path / "short.toml").write_text(config.dump(short()))
+    command = ["train", str(tmp_path / "short.toml"), "--run", str(tmp_path / "run")]
+    disk.full = [name]
+    with warnings.catch_warnings(record=True, action="always") as told, pytest.raises(SystemExit, match="2"):
+        main(command)
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last.startswith("londi: can't write ")
+    assert last.endswith(f"{name} (is the disk full?): No space left on device")
+    assert all(f"{name} (is the disk full?): No space left on device; training goes on" in str(w.message) for w in told)
+    assert len(told) == {"metrics.jsonl": 8, "router.pt": 4, "last.pt": 4}.get(name, 0), "one for each failure"
+    assert not list((tmp_path / "run").rglob("*.part"))
+    disk.full = []
+    main(command)
+    assert what_came_out(tmp_path / "run") == what_came_out(tmp_path / "whole")
+
+
+def test_a_full_disk_in_the_middle_of_a_training_loses_nothing_once_there_is_room(tmp_path: Path, disk: Disk) -> None:
+    prepare(tmp_path / "whole", short(snapshots=5)).train()
+    trainer, kept = prepare(tmp_path / "run", short(snapshots=5)), b""
+
+    def fill(now: Progress) -> None:
+        nonlocal kept
+        if 150 <= now.step < 350 and not disk.full:
+            kept, disk.full = trainer.run.checkpoint.read_bytes(), ["metrics.jsonl", "router", "last"]
+        if now.step >= 350 and disk.full:
+            assert trainer.run.checkpoint.read_bytes() == kept
+            disk.full = []
+
+    with pytest.warns(UserWarning, match="training goes on from step") as told:
+        trainer.train(fill)
+    assert {
+        word for word in ("metrics.jsonl", "router.pt", "router-2") if any(word in str(w.message) for w in told)
+    } == {
+        "metrics.jsonl",
+        "router.pt",
+        "router-2",
+    }
+    assert what_came_out(tmp_path / "run") == what_came_out(tmp_path / "whole")
+    assert len(trainer.run.snapshots()) == 3, "those for which there was no room are left out"
+
+
+def test_a_run_that_can_not_be_taken_up_says_so(tmp_path: Path, disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(now: Progress) -> None:
+        if now.step >= 250:
+            raise KeyboardInterrupt
+
+    prepare(tmp_path / "whole", short()).train()
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        prepare(run, short()).train(interrupt)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 400}\n')
+    (tmp_path / "short.toml").write_text(config.dump(short()))
+    before = load_checkpoint(run / "checkpoints" / "last.pt")["step"]
+    disk.full = ["metrics.jsonl"]
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", str(tmp_path / "short.toml"), "--run", str(run)])
+    assert "metrics.jsonl (is the disk full?): No space left on device" in capsys.readouterr().err
+    assert load_checkpoint(run / "checkpoints" / "last.pt")["step"] == before
+    disk.full = []
+    main(["train", str(tmp_path / "short.toml"), "--run", str(run)])
+    assert what_came_out(run) == what_came_out(tmp_path / "whole")
+
+
+def test_metrics_that_a_checkpoint_holds_are_written_once(tmp_path: Path, disk: Disk) -> None:
+    path = tmp_path / "metrics.jsonl"
+    file = MetricsFile(path)
+    file.waiting = [{"step": 100}]
+    file.write()
+    file.waiting = [{"step": 200}, {"step": 300}]
+    disk.full = ["metrics.jsonl"]
+    with pytest.raises(WriteError):
+        file.write()
+    assert path.read_text() == '{"step": 100}\n', "no half row stays"
+    disk.full = []
+    resumed = MetricsFile(path)
+    resumed.waiting = list(file.waiting)  # as a checkpoint at 350 has it
+    file.write()
+    resumed.forget_after(350)
+    resumed.write()
+    assert path.read_text() == '{"step": 100}\n{"step": 200}\n{"step": 300}\n'
 
 
 @pytest.mark.parametrize("name", ["frontier.json", "chosen.jsonl", "quick.jsonl"])

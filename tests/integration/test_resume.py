@@ -291,8 +291,9 @@ def test_metrics_that_could_not_be_written_are_written_later(tmp_path: Path) -> 
     trainer = prepare(tmp_path / "run", experiment)
     metrics = tmp_path / "run" / "metrics.jsonl"
     metrics.mkdir()
-    with pytest.raises(WriteError, match="disk full"):
+    with pytest.warns(UserWarning, match="metrics.*training goes on"), pytest.raises(WriteError, match="disk full"):
         trainer.train()
+    assert trainer.step >= 1_200
     metrics.rmdir()
     prepare(tmp_path / "run", experiment).train()
     assert [round(row["step"], -3) for row in what_came_out(tmp_path / "run")[1]] == [1000]
