@@ -27,8 +27,8 @@ from londi.config import ModelConfig
 from londi.envs.jvm import POOL
 from londi.envs.tasks import PAIR_TASKS, SCIENCEWORLD
 from londi.episode import Episode
+from londi.files import write_text
 from londi.lms.builtin import FOLDERS
-from londi.run import write_text
 
 HERE = Path(__file__).parent
 DATA, PAGE = HERE / "scienceworld.json", HERE / "scienceworld.md"

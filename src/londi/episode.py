@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from londi.errors import RunError
+from londi.files import write_text
 from londi.usage import BudgetMeasure, Usage
 
 SCHEMA = 1
@@ -169,12 +170,13 @@ def _read_step(data: dict[str, Any]) -> Step:
 
 
 def write_episodes(path: Path, episodes: Iterable[Episode]) -> None:
-    """Write episodes as JSON Lines, replacing the file as a whole."""
-    part = path.with_suffix(".part")
-    with part.open("w", encoding="utf-8") as file:
-        for episode in episodes:
-            file.write(json.dumps(episode.to_dict(), allow_nan=False) + "\n")
-    part.replace(path)
+    """Write episodes as JSON Lines, replacing the file as a whole; raises `WriteError`."""
+    write_text(path, lines_of(episodes))
+
+
+def lines_of(episodes: Iterable[Episode]) -> str:
+    """Return episodes as JSON Lines."""
+    return "".join(json.dumps(episode.to_dict(), allow_nan=False) + "\n" for episode in episodes)
 
 
 def read_episodes(path: Path) -> Iterator[Episode]:

@@ -8,7 +8,8 @@
     ├── ModelError          a language model can't be found, loaded or understood
     ├── BudgetError         a reservation is settled twice, or a cap is negative
     └── RunError            a run folder is missing, foreign, incomplete or damaged
-        └── CheckpointError
+        ├── CheckpointError
+        └── WriteError      a file can't be written: the disk is full, say
 
 The command line prints one line for a `LondiError` and exits with code 2.
 """
@@ -85,6 +86,10 @@ class RunError(LondiError):
 
 class CheckpointError(RunError):
     """A checkpoint is damaged or was written by another version."""
+
+
+class WriteError(RunError):
+    """A file can't be written, as on a full disk; what was there before is there still."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

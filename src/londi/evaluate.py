@@ -14,8 +14,9 @@ from typing import Any
 
 from londi import frontier
 from londi.config import Experiment, dump
-from londi.episode import Episode, read_episodes, write_episodes
+from londi.episode import Episode, lines_of, read_episodes
 from londi.errors import RunError
+from londi.files import write_texts
 from londi.making import make_encoder, make_envs
 from londi.plays import KEPT_EPISODES, SELECTION_SEEDS, PlayProgress, Plays, playing, rows_of
 from londi.policies import (
@@ -29,7 +30,7 @@ from londi.policies import (
     same_test,
 )
 from londi.provenance import commit
-from londi.run import Run, load_checkpoint, write_text
+from londi.run import Run, load_checkpoint
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,9 @@ def evaluate(run: Run, progress: PlayProgress = lambda played, added: None, *, a
     With `add`, those rows of the run's frontier.json stay whose settings config.toml still names, and what is not among
     them is played: other settings, and whatever depends on these (the best price under budgets, what is in doubt, the
     curve, stored episodes); and the whole test, where it is on other episodes now. Raises `RunError` where nothing was
-    trained, where the run's config or its policies are changed meanwhile, or where there is nothing to add to.
-    `progress` is told how many more episodes were played, and how many were added to `num_plays` of those that are to
-    be played.
+    trained, where the run's config or its policies are changed meanwhile, or where there is nothing to add to, and
+    `WriteError` where the results can't be written, of which then none is. `progress` is told how many more episodes
+    were played, and how many were added to `num_plays` of those that are to be played.
     """
     source = commit(Path(__file__).parent)  # of what is loaded now
     _check_features(run)  # before any process starts: complain here
@@ -119,12 +120,11 @@ def evaluate(run: Run, progress: PlayProgress = lambda played, added: None, *, a
         raise RunError(f"{run.path / 'config.toml'} was changed while it was evaluated: evaluate again")
     if run.fingerprints() != measured["policies"]:
         raise RunError(f"{run.path} was trained on while it was evaluated: evaluate again")
-    for file, episodes in kept.items():
-        write_episodes(run.path / "episodes" / f"{file}.jsonl", episodes)
     commits = list(dict.fromkeys([*known.commits, source]))
     result = _frontier(run, selection, test, curve, trained)
     result |= {"commit": source, "commits": commits, "measured": measured}
-    write_text(run.path / "frontier.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+    texts = {run.path / "frontier.json": json.dumps(result, indent=1, allow_nan=False) + "\n"}
+    write_texts(texts | {run.path / "episodes" / f"{file}.jsonl": lines_of(found) for file, found in kept.items()})
     return result
 
 

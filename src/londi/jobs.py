@@ -14,8 +14,9 @@ from typing import Any
 from londi import config
 from londi.config import Experiment
 from londi.errors import RunError
+from londi.files import write_text
 from londi.policies import same_selection, same_training
-from londi.run import Run, load_checkpoint, write_text
+from londi.run import Run
 
 
 def merged(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,10 +65,10 @@ class Job:
         """
         if not (self.folder / "config.toml").is_file():
             return False
-        if not same_training(Run.open(self.folder).experiment, self.experiment):
+        here = Run.open(self.folder)
+        if not same_training(here.experiment, self.experiment):
             raise RunError(f"{self.folder} is of another experiment (changed since?): remove it")
-        last = self.folder / "checkpoints" / "last.pt"
-        return last.is_file() and bool(load_checkpoint(last).get("done"))
+        return bool((here.latest() or {}).get("done"))
 
 
 def _copied(source: Job, here: Run) -> bool:

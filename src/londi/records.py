@@ -13,9 +13,10 @@ from typing import Any
 
 from londi import config
 from londi.errors import ConfigError, RunError
+from londi.files import write_text
 from londi.jobs import Job
 from londi.policies import same_training
-from londi.run import Run, load_checkpoint, write_text
+from londi.run import Run, load_checkpoint
 from londi.where import count_calls, counted
 
 SCHEMA = 1

@@ -18,6 +18,7 @@ from typing import Any
 from londi import plots, states
 from londi.episode import Episode, read_episodes
 from londi.errors import RunError
+from londi.files import write_text, writing
 from londi.plots import percent
 from londi.replay import find_ordinary, find_rescue, replay_html
 from londi.tables import amount, metrics_html, policies_html, rates_html
@@ -51,11 +52,12 @@ def write_report(run: Path) -> Path:
     config = frontier.get("measured", {}).get("config", config)  # config.toml may name more by now
     try:
         page = _page(run, frontier, chosen, quick, metrics, config)
-        plots.save_frontier(frontier, run / "frontier.png")
+        with writing(run / "frontier.png"):
+            plots.save_frontier(frontier, run / "frontier.png")
     except KeyError as error:
         raise RunError(f"{run / 'frontier.json'} lacks {error}: run `londi evaluate RUN` again") from error
     path = run / "report.html"
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return path
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import shutil
 import tomllib
 import warnings
@@ -19,11 +18,14 @@ from londi import config, provenance
 from londi.config import Experiment
 from londi.encoders.text import FEATURES
 from londi.errors import CheckpointError, ConfigError, RunError
+from londi.files import replacing, write_text, writing
 
 if TYPE_CHECKING:
     from londi.switchers.network import NetworkSwitcher
 
 SCHEMA = 1
+DOS_FOLDER = 0x10
+"""The bit of an archive entry's attributes that says it is a folder."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,12 @@ class Run:
 
     @classmethod
     def create(cls, path: Path, experiment: Experiment) -> Run:
-        """Make the folder and write the resolved config and the environment; raises `RunError` if it can't."""
+        """Make the folder and write the resolved config and the environment; raises `WriteError`."""
         devices = (experiment.quick.device, experiment.deepthink.device)
         environment = {"schema": SCHEMA, **provenance.describe(devices)}
-        try:
-            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-            (path / "episodes").mkdir(exist_ok=True)
-        except OSError as error:
-            raise RunError(f"can't make the run folder {path}: {error.strerror}") from error
+        for folder in (path / "checkpoints", path / "episodes"):
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
         write_text(path / "environment.json", json.dumps(environment, indent=2) + "\n")
         write_text(path / "config.toml", config.dump(experiment))  # last: it is what makes the folder a run
         return cls(path, experiment)
@@ -65,14 +65,22 @@ class Run:
     @staticmethod
     def vacant(path: Path) -> bool:
         """Whether a folder is empty, or holds no more than a `create` that was cut off."""
-        begun = {"checkpoints", "episodes", "environment.json", "environment.json.part", "config.toml.part"}
+        begun = ("checkpoints", "episodes", "environment.json", "environment.json.*part", "config.toml.*part")
         inside = [*path.glob("checkpoints/*"), *path.glob("episodes/*")]
-        return not inside and {each.name for each in path.iterdir()} <= begun
+        return not inside and all(any(map(each.match, begun)) for each in path.iterdir())
 
     @property
     def checkpoint(self) -> Path:
         """The checkpoint from which training goes on."""
         return self.path / "checkpoints" / "last.pt"
+
+    def stamp(self) -> tuple[int, ...] | None:
+        """What tells the checkpoint that is there now from one that is written later; None where there is none."""
+        try:
+            found = self.checkpoint.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
 
     def latest(self) -> dict[str, Any] | None:
         """Return the newest checkpoint that can be read: the last one, or the one before it; None without any.
@@ -93,10 +101,12 @@ class Run:
         return self.path / "checkpoints" / f"{name}.pt"
 
     def snapshots(self) -> list[int]:
-        """Environment steps at which policies were kept, in order."""
-        learner = self.experiment.train.learners[0]
+        """Environment steps at which the policies of all learners were kept, in order."""
+        learners = self.experiment.train.learners
+        learner = learners[0]
         found = (path.stem.removeprefix(f"{learner}-") for path in self.policy(learner).parent.glob(f"{learner}-*.pt"))
-        return sorted(int(step) for step in found if step.isdecimal())
+        steps = sorted(int(step) for step in found if step.isdecimal())
+        return [step for step in steps if all(self.policy(each, step).is_file() for each in learners)]
 
     def load_switchers(self, snapshot: int | None = None) -> dict[str, NetworkSwitcher]:
         """Return the learned Switchers by learner; raises `RunError` where there are none yet."""
@@ -129,11 +139,12 @@ class Run:
         if (path / "config.toml").is_file() and Run.open(path).experiment != mixed:
             raise RunError(f"{path} holds another experiment: choose another folder")
         made = Run.create(path, mixed)
-        for name in (self.policy(learner) for learner in mixed.train.learners):
-            shutil.copyfile(name, made.path / "checkpoints" / name.name)
+        copies = {self.policy(learner): made.policy(learner) for learner in mixed.train.learners}
         if (self.path / "metrics.jsonl").is_file():
-            shutil.copyfile(self.path / "metrics.jsonl", made.path / "metrics.jsonl")
-        shutil.copyfile(self.path / "environment.json", made.path / "trained.json")
+            copies[self.path / "metrics.jsonl"] = made.path / "metrics.jsonl"
+        for source, copy in (copies | {self.path / "environment.json": made.path / "trained.json"}).items():
+            with replacing(copy) as part:
+                shutil.copyfile(source, part)
         return made
 
     def trained_steps(self) -> int:
@@ -172,19 +183,19 @@ class Run:
 def save_checkpoint(path: Path, state: dict[str, Any], keep: bool = False) -> None:
     """Write a checkpoint as a whole or not at all; numpy arrays in it come back as tensors.
 
-    With `keep` the one before it stays beside it, as `previous`. Raises `RunError` where it can't be written.
+    With `keep` the one before it stays beside it, as `previous`. Raises `WriteError`.
     """
     import torch
 
-    part = path.with_suffix(".part")
-    try:
-        torch.save(_packed({"schema": SCHEMA, **state}), part)
+    packed = _packed({"schema": SCHEMA, **state})
+    with replacing(path) as part:
+        try:
+            with part.open("wb") as file:
+                torch.save(packed, file)
+        except RuntimeError as error:  # torch reports a full disk as one, raised over the OSError
+            raise OSError(getattr(error.__context__, "strerror", None) or str(error).splitlines()[0]) from error
         if keep and path.is_file():
             path.replace(previous(path))
-        part.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        part.unlink(missing_ok=True)
-        raise RunError(f"can't write {path} (is the disk full?): {str(error).splitlines()[0]}") from error
 
 
 def previous(path: Path) -> Path:
@@ -193,16 +204,30 @@ def previous(path: Path) -> Path:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; raises `CheckpointError` where it is cut off or another version's."""
+    """Read a checkpoint; raises `CheckpointError` where it is damaged in any way, or another version's."""
     import torch
 
     try:
+        _check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged (cut off?): delete it and train again") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # a reader may make anything of arbitrary bytes
+        raise CheckpointError(f"{path} is damaged: delete it and train again") from error
     if not isinstance(state, dict) or state.get("schema") != SCHEMA:
         raise CheckpointError(f"{path} was written by another version of londi: train again into another folder")
     return state
+
+
+def _check_archive(path: Path) -> None:
+    """Raise `zipfile.BadZipFile`, or whatever reading it comes to, where a checkpoint is not what was written.
+
+    torch looks at no checksum, and leaves an array uninitialised whose entry is marked as a folder.
+    """
+    with zipfile.ZipFile(path) as file:
+        folders = [each.filename for each in file.infolist() if each.external_attr & DOS_FOLDER]
+        if wrong := folders or file.testzip():
+            raise zipfile.BadZipFile(f"{wrong} is not what was written")
 
 
 def _packed(value: Any) -> Any:
@@ -217,10 +242,3 @@ def _packed(value: Any) -> Any:
     if isinstance(value, dict):
         return {_packed(key): _packed(item) for key, item in value.items()}
     return type(value)(map(_packed, value)) if type(value) in (list, tuple) else value
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

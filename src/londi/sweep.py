@@ -19,9 +19,9 @@ from typing import Any
 from londi import config
 from londi.cluster import connect
 from londi.errors import ConfigError, MissingExtraError, RunError
+from londi.files import write_text
 from londi.jobs import Job, merged, run
 from londi.panels import save_frontiers
-from londi.run import write_text
 from londi.summary import summarise_runs
 
 try:

@@ -17,7 +17,8 @@ from typing import Any, Literal, Protocol
 
 from londi import config
 from londi.errors import EXTRAS, ConfigError, MissingExtraError
-from londi.run import Run, write_text
+from londi.files import write_text
+from londi.run import Run
 
 Outcome = Literal["finished", "interrupted", "failed"]
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,21 +15,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from londi import lms
+from londi import lms, lock
 from londi.agent import Agent
 from londi.config import Experiment
 from londi.encoders.text import FEATURES
 from londi.envs.base import TextEnv
 from londi.episode import Episode
-from londi.errors import CheckpointError, ConfigError, RunError
+from londi.errors import CheckpointError, ConfigError, RunError, WriteError
 from londi.exploration import Behaviour, assignment, players
 from londi.failures import Failures
 from londi.interrupts import held_back
 from londi.learners.replay import Replay, Trajectory
 from londi.lms.base import Bounded, LanguageModel
 from londi.making import make_encoder, make_envs, make_learners
+from londi.metrics import MetricsFile
 from londi.rollout import Assignment, Rollout
-from londi.run import Run, previous, save_checkpoint, write_text
+from londi.run import Run, previous, save_checkpoint
 from londi.switchers import Never, parse_rule
 from londi.trackers import Tracker, closed_after, tell
 
@@ -61,6 +61,9 @@ class Trainer:
 
     def __init__(self, run: Run, cluster: Cluster | None = None) -> None:
         self.run, self.experiment = run, run.experiment
+        self.begun_from = run.stamp()
+        """Tells the checkpoint that was read or written here last: nobody else may write one before training begins."""
+        self.metrics = MetricsFile(run.path / "metrics.jsonl")
         t = self.experiment.train
         torch.set_num_threads(t.threads)
         self.envs = make_envs(self.experiment, t.num_envs if cluster is None else 1)
@@ -122,11 +125,13 @@ class Trainer:
         """Train to the end; on KeyboardInterrupt save a checkpoint and policies, and raise it on.
 
         Ctrl-C and SIGTERM wait until the episodes have taken their step and the learners have caught up, so that the
-        run goes on as if it had not been interrupted; a second one does not wait.
+        run goes on as if it had not been interrupted; a second one does not wait. Raises `RunError` where another
+        process trains into the folder, or did since this run was prepared; and `WriteError` where in the end not
+        everything can be written. Before the end, that is a warning.
         """
         t = self.experiment.train
         last_saved, begun = self.step, time.perf_counter() - self.seconds
-        with held_back() as check, closed_after(self.trackers), self.rollout:
+        with held_back() as check, closed_after(self.trackers), self.rollout, self._alone():
             try:
                 while self.step < t.num_steps:
                     for episode, trajectory in self.rollout.step() or ():
@@ -138,14 +143,32 @@ class Trainer:
                             break
                     if t.checkpoint_steps <= self.step - last_saved < t.num_steps - last_saved:
                         last_saved = self.step
-                        self.save()
+                        self._attempt(self.save)
                     if self.step < t.num_steps:  # what is done can't go on
                         check()
                 if self.last_metrics == 0:  # a run too short for its first line: the report wants one
-                    self._write_metrics()
+                    self._measure()
             finally:
                 self.pool.shutdown(wait=True)  # after an interrupt, learners may still be in the middle of an update
                 self.save()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the run's lock, and clear away what a training that was killed left behind."""
+        with lock.held(self.run.path):
+            if self.run.stamp() != self.begun_from:
+                raise RunError(f"{self.run.path} was trained on by another process: run the same command again")
+            self.metrics.forget_after(self.step)
+            for part in self.run.checkpoint.parent.glob("*.part"):
+                part.unlink()
+            yield
+
+    def _attempt(self, write: Callable[[], None]) -> None:
+        """Write, and only warn where that fails: the training is worth more, and room may be made before it ends."""
+        try:
+            write()
+        except WriteError as error:
+            warnings.warn(f"{error}; training goes on from step {self.step:,} without it", stacklevel=2)
 
     def _take(self, episode: Episode, trajectory: Trajectory) -> None:
         """Store an episode, and learn."""
@@ -157,10 +180,11 @@ class Trainer:
         t = self.experiment.train
         passed = t.snapshots * min(self.step, t.num_steps) // t.num_steps
         if passed > self.snapshots:
-            self._save_policies(min(self.step, t.num_steps))
+            self._attempt(lambda: self._save_policies(min(self.step, t.num_steps)))
             self.snapshots = passed
         if self.step - self.last_metrics >= METRICS_STEPS:
-            self._write_metrics()
+            self._measure()
+            self._attempt(self.metrics.write)
 
     def _note(self, episode: Episode) -> None:
         self.step += len(episode.steps)
@@ -187,39 +211,40 @@ class Trainer:
         success, calls = np.mean(np.array(self.recent, float), axis=0).tolist()
         return Progress(self.step, self.experiment.train.num_steps, success, calls)
 
-    def _write_metrics(self) -> None:
+    def _measure(self) -> None:
+        """Make the next row of metrics, which is to be written, and tell the trackers."""
         now = self._progress()
         row = {"step": self.step, "episodes": self.started, "seconds": round(self.seconds, 3)}
         measured = {"success": now.success, "calls": now.calls, "failed": self.failures.count}
         measured |= {"lost": self.num_lost, **self.losses}
-        path = self.run.path / "metrics.jsonl"
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row | measured) + "\n")
-        except OSError as error:
-            raise RunError(f"can't write {path} (is the disk full?): {error.strerror}") from error
+        self.metrics.waiting.append(row | measured)
         self.last_metrics = self.step
         tell(self.trackers, self.step, measured)
 
-    def forget_later_metrics(self) -> None:
-        """Drop what was written after the checkpoint by a run that was killed: those steps are taken again."""
-        path = self.run.path / "metrics.jsonl"
-        if path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            write_text(path, "".join(line for line in lines if _step(line) <= self.step))
-
     def save(self) -> None:
-        """Write the policies, and the checkpoint from which training goes on (without replay once it is done)."""
-        done = self.step >= self.experiment.train.num_steps
-        self._save_policies()
+        """Write metrics, policies, and the checkpoint from which training goes on (without replay once it is done).
+
+        Raises `WriteError`. Metrics that can't be written are part of the checkpoint, and the run is not done before
+        they are.
+        """
+        try:
+            self.metrics.write()
+        finally:
+            self._save_policies()
+            self._save_checkpoint()
+
+    def _save_checkpoint(self) -> None:
+        done = self.step >= self.experiment.train.num_steps and not self.metrics.waiting
         state: dict[str, Any] = {name: getattr(self, name) for name in _COUNTERS}
         state |= {"lost": self.num_lost, "calls": self.calls, "failed": self.failures.count}
+        state |= {"metrics": self.metrics.waiting}
         state |= {"format": FORMAT, "features": FEATURES, "done": done}
         state["learners"] = {name: learner.state_dict() for name, learner in self.learners.items()}
         if not done:
             state |= {"replay": self.replay.state(), "playing": self.rollout.state(), "recent": list(self.recent)}
             state["models"] = self.said | {name: model.state() for name, model in self.models.items()}
         save_checkpoint(self.run.checkpoint, state, keep=not done)
+        self.begun_from = self.run.stamp()
         if done:
             previous(self.run.checkpoint).unlink(missing_ok=True)
 
@@ -248,6 +273,7 @@ class Trainer:
                 setattr(self, name, state[name])
             self.lost, self.calls = state["lost"], state.get("calls")
             self.failures.count = state.get("failed", 0)
+            self.metrics.waiting = list(state.get("metrics", ()))  # checkpoints of earlier versions hold none
             self.recent.extend((bool(success), int(calls)) for success, calls in state["recent"])
             self.replay.restore(state["replay"])
             for name, said in state["models"].items():
@@ -256,7 +282,6 @@ class Trainer:
                 else:
                     self.said[name] = said
             self.begun_anew += self.rollout.restore(state["playing"])
-            self.forget_later_metrics()
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise CheckpointError(f"{path} does not fit this experiment: train into another folder") from error
 
@@ -281,19 +306,11 @@ def _closing(rollout: Rollout | RayRollout) -> Iterator[None]:
         stack.pop_all()
 
 
-def _step(line: str) -> float:
-    """The step of a line of metrics; infinite for one that was cut off."""
-    try:
-        return float(json.loads(line)["step"])
-    except ValueError:
-        return math.inf
-
-
 def prepare(path: Path, experiment: Experiment, cluster: Cluster | None = None) -> Trainer:
     """Return a trainer for the folder: new, or resumed from its checkpoint; over Ray where a cluster is given.
 
-    Raises `RunError` where the folder holds another experiment or is trained to the end already, and what evaluation
-    would raise for a rule or an option of the environment that is not known.
+    Raises `RunError` where the folder holds another experiment, is trained to the end already, or is being trained by
+    another process, and what evaluation would raise for a rule or an option of the environment that is not known.
     """
     for rule in experiment.evaluate.rules:
         parse_rule(rule)
@@ -313,18 +330,16 @@ def prepare(path: Path, experiment: Experiment, cluster: Cluster | None = None) 
     run = Run.open(path)
     if run.experiment != experiment:
         raise RunError(f"{path} holds another experiment (its config.toml differs): choose another with --run")
-    state = run.latest()
-    if state is None:  # killed before its first checkpoint
-        trainer = Trainer(run, cluster)
-        with _closing(trainer.rollout):
-            trainer.forget_later_metrics()
-        return trainer
-    if state.get("done"):
+    lock.check(path)
+    stamp, state = run.stamp(), run.latest()
+    if state and state.get("done"):
         raise RunError(
             f"{path} is trained already ({experiment.train.num_steps:,} steps): `londi evaluate {path}`, "
             "or train into another folder with --run"
         )
     trainer = Trainer(run, cluster)
-    with _closing(trainer.rollout):
-        trainer.restore(state)
+    trainer.begun_from = stamp
+    if state:  # else killed before its first checkpoint
+        with _closing(trainer.rollout):
+            trainer.restore(state)
     return trainer

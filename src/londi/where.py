@@ -18,8 +18,9 @@ from londi.agent import ask
 from londi.config import Experiment
 from londi.episode import Episode, Step, read_episodes
 from londi.errors import ConfigError
+from londi.files import write_text
 from londi.making import make_envs
-from londi.run import Run, write_text
+from londi.run import Run
 from londi.states import open_steps
 
 ALL, DIFFER, AGREE = "all steps", "the models differ", "they agree"

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ from londi.budget import Budget
 from londi.cli import main
 from londi.config import EnvConfig, Experiment, ModelConfig
 from londi.episode import Episode
-from londi.errors import BudgetError, CheckpointError, EnvError, ModelError, RunError
+from londi.errors import BudgetError, CheckpointError, EnvError, ModelError, RunError, WriteError
 from londi.interrupts import Terminated, held_back
 from londi.lms import CachedLM, Decision, ScriptedLM
 from londi.prompt import PromptTemplate
@@ -185,13 +185,13 @@ def test_an_episode_that_the_world_tells_otherwise_is_begun_anew(
 def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    def full(state: Any, path: Path) -> None:
-        Path(path).write_bytes(b"half")
+    def full(state: Any, file: IO[bytes]) -> None:
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     save_checkpoint(tmp_path / "last.pt", {"step": 1})
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(RunError, match="disk full"):
+    with pytest.raises(WriteError, match=r"last\.pt .is the disk full.*No space left on device"):
         save_checkpoint(tmp_path / "last.pt", {"step": 2}, keep=True)
     monkeypatch.undo()
     assert load_checkpoint(tmp_path / "last.pt")["step"] == 1
@@ -305,8 +305,9 @@ def test_metrics_that_could_not_be_written_are_written_later(tmp_path: Path) -> 
     trainer = prepare(tmp_path / "run", experiment)
     metrics = tmp_path / "run" / "metrics.jsonl"
     metrics.mkdir()
-    with pytest.raises(RunError, match="disk full"):
+    with pytest.warns(UserWarning, match="metrics.*training goes on"), pytest.raises(WriteError, match="disk full"):
         trainer.train()
+    assert trainer.step >= 1_200
     metrics.rmdir()
     prepare(tmp_path / "run", experiment).train()
     assert [round(row["step"], -3) for row in what_came_out(tmp_path / "run")[1]] == [1000]

@@ -18,7 +18,8 @@ from londi import config
 from londi.bench.base import result
 from londi.config import Experiment
 from londi.errors import RunError
-from londi.run import Run, load_checkpoint, write_text
+from londi.files import write_text
+from londi.run import Run, load_checkpoint
 
 
 def bench_resume(

@@ -125,9 +125,9 @@ def _publish(
 ) -> None:
     """Write a table's blocks into its pages, its picture where the first shows one, of each task's common runs, and
     its numbers beside its TOML."""
+    from londi.files import write_text
     from londi.panels import save_frontiers
     from londi.published import put
-    from londi.run import write_text
 
     texts = {page: page.read_text(encoding="utf-8") for page in pages}
     for page, names in pages.items():

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from londi.files import write_text
 from londi.plots import BLUE, GREEN, GREY, INK, MUTED, OCHRE, VERMILION, bare, new_figure
-from londi.run import write_text
 from londi.verify.run import SUITES
 
 NAME = "verification"

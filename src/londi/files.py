@@ -1,0 +1,51 @@
+"""Files that are written as a whole or not at all, and one clear error where they can't be written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from londi.errors import WriteError
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise `WriteError`, which names the file, for every `OSError` of what is done inside."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"can't write {path} (is the disk full?): {error.strerror or error}") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the path to write to; what is there in the end takes the place of `path`, unless something is raised.
+
+    Its name is this process's own, so that two that write the same file don't mix. Raises `WriteError`.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with writing(path):
+            yield part
+            part.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all; raises `WriteError`."""
+    write_texts({path: text})
+
+
+def write_texts(texts: Mapping[Path, str]) -> None:
+    """Write several files, all of them or none, as far as there is room; the first takes its place last.
+
+    Raises `WriteError`.
+    """
+    with ExitStack() as stack:
+        for path, text in texts.items():
+            stack.enter_context(replacing(path)).write_text(text, encoding="utf-8")

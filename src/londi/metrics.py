@@ -1,0 +1,58 @@
+"""`metrics.jsonl` of a run folder: what training tells of itself, a row a thousand steps."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from londi.files import write_text, writing
+
+
+class MetricsFile:
+    """Rows of metrics, appended to a file; those that can't be written wait until they can."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.waiting: list[Mapping[str, Any]] = []
+        """Rows that are not in the file yet, each with its `step`; a checkpoint holds them."""
+
+    def write(self) -> None:
+        """Append what waits: all of it, or nothing, where it raises `WriteError`."""
+        if not self.waiting:
+            return
+        with writing(self.path):
+            size = self.path.stat().st_size if self.path.is_file() else 0
+            try:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write("".join(json.dumps(row) + "\n" for row in self.waiting))
+            except OSError:
+                with suppress(OSError):  # no half row stays
+                    os.truncate(self.path, size)
+                raise
+        self.waiting = []
+
+    def forget_after(self, step: int) -> None:
+        """Drop what was written after a checkpoint, at that step, by a run that was killed: it is measured again.
+
+        Raises `WriteError`.
+        """
+        if not self.path.is_file():
+            return
+        last = min([step, *(row["step"] - 1 for row in self.waiting)])
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if _step(line) <= last]
+        if kept != lines:
+            write_text(self.path, "".join(kept))
+
+
+def _step(line: str) -> float:
+    """The step of a line of metrics; infinite for one that was cut off."""
+    try:
+        return float(json.loads(line)["step"])
+    except ValueError:
+        return math.inf
