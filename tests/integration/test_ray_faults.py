@@ -127,8 +127,7 @@ def test_what_had_ended_is_yielded_before_what_failed_is_raised(tmp_path: Path, 
         seen: set[int] = set()
         try:
             with pytest.raises(ModelError, match="it is broken"):
-                for _ in range(100):
-                    seen |= {episode.seed for episode, _ in playing.step()}
+                seen.update(episode.seed for _ in range(100) for episode, _ in playing.step())
         finally:
             (models / "broken").unlink()
         assert ended <= seen
