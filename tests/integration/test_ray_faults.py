@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -62,7 +63,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
-        patch.setenv("PYTHONPATH", str(folder))
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
         ray.init(address="local", num_cpus=2, num_gpus=1, log_to_driver=False, include_dashboard=False)
         yield folder
         ray.shutdown()
