@@ -22,7 +22,7 @@ from londi.config import Experiment, ModelConfig
 from londi.episode import Episode
 from londi.errors import ConfigError, RunError
 from londi.learners.replay import Trajectory
-from londi.lms.replicas import GONE, PLACED_S, RESTARTS, RemoteLM, answer_of, answers_of, check_placed, replicas
+from londi.lms.replicas import GONE, PLACED_S, RESTARTS, RemoteLM, answer_of, answers_of, check_placed, replicas, why
 from londi.rollout import Assignment
 from londi.switchers import Switcher
 from londi.worker import Worker
@@ -218,7 +218,7 @@ class RayRollout:
         seat.held, seat.pending = {}, None
         ray.kill(seat.actor)  # its answer may be lost, and itself alive
         if seat.failures >= RESTARTS:
-            raise RunError(f"a worker died {RESTARTS + 1} times in a row: {error}") from error
+            raise RunError(f"a worker died {RESTARTS + 1} times in a row: {why(error)}") from error
         if seat.failures:  # Ray may place it on a node of which it does not know yet that it is gone
             time.sleep(min(5.0, 0.2 * 2**seat.failures))
         replaced = self._seat(seat.num_envs)

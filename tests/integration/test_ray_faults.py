@@ -16,7 +16,7 @@ import pytest
 
 ray = pytest.importorskip("ray")
 
-from ray.exceptions import RayActorError  # noqa: E402
+from ray.exceptions import OutOfMemoryError, RayActorError  # noqa: E402
 
 from londi import config, rollout_ray  # noqa: E402
 from londi.bench.server import Script, ScriptedServer  # noqa: E402
@@ -196,6 +196,36 @@ def test_every_episode_is_somewhere_once(tmp_path: Path, monkeypatch: pytest.Mon
         with pytest.raises(RunError, match="died 1 times"):
             seen.update(episode.seed for _ in range(1_000) for episode, _ in playing.step())
         check()
+
+
+def test_a_worker_whose_node_has_no_memory_left_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray says so by an error of its own, which is neither a death nor a lost answer."""
+    trainer = prepare(tmp_path / "run", keydoor(), Cluster(num_workers=2))
+    answer_of, killed, playing = rollout_ray.answer_of, 0, trainer.rollout
+    assert isinstance(playing, RayRollout)
+
+    def none_left(reference: Any) -> Any:
+        nonlocal killed
+        if killed in (1, 3):
+            killed += 1
+            raise OutOfMemoryError("1 worker(s) were killed due to the node running low on memory.\nMore")
+        return answer_of(reference)
+
+    def progress(now: Any) -> None:
+        nonlocal killed
+        if now.step > 100 and not killed:
+            killed = 1  # the next step that is answered
+        elif killed == 2:
+            before = seeds(playing.state())  # no worker has a step to take now
+            killed = 3
+            assert seeds(playing.state()) == before
+            assert killed == 4
+
+    monkeypatch.setattr(rollout_ray, "answer_of", none_left)
+    trainer.train(progress)
+    assert (trainer.step >= 300, killed) == (True, 4)
+    assert trainer.num_lost == 4, "what its half of the environments played"
+    assert replicas.why(OutOfMemoryError("low on memory\nRefer to the documentation")) == "low on memory"
 
 
 WRONG = {

@@ -11,7 +11,7 @@ from threading import Lock
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
 from londi import lms
 from londi.cluster import num_gpus
@@ -24,7 +24,9 @@ RESTARTS = 20
 """A replica is started again so often; a worker likewise in a row without having taken a step."""
 PLACED_S = 120.0
 """Seconds in which every replica must have got its place in the cluster; how long its model takes to load is free."""
-GONE = (RayActorError, ObjectLostError)
+DEAD = (RayActorError, OutOfMemoryError)
+"""What a call raises whose process has died; the latter where Ray ended it since the node's memory ran out."""
+GONE = (*DEAD, ObjectLostError)
 """What a call raises whose process has died, or whose answer was lost with the node on which it lay."""
 
 
@@ -110,11 +112,11 @@ class RemoteLM:
             replica = self.replicas[next(self._next)]
             try:
                 return answer_of(getattr(replica, what).remote(list(prompts), candidates))
-            except RayActorError as error:
-                raise ModelError(f"a replica of {self.name} died more than {RESTARTS} times: {error}") from error
+            except DEAD as error:
+                raise ModelError(f"a replica of {self.name} died more than {RESTARTS} times: {why(error)}") from error
             except ObjectLostError as error:
                 if attempt == RESTARTS:
-                    raise ModelError(f"what replicas of {self.name} answer is lost again and again: {error}") from error
+                    raise ModelError(f"what replicas of {self.name} answer is lost, always: {why(error)}") from error
         raise AssertionError  # pragma: no cover
 
 
@@ -154,9 +156,8 @@ def answers_of(references: Sequence[Any]) -> list[Any]:
             answer_of(done)
         return [answer_of(reference) for reference in references]
     except GONE as error:
-        why = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise RunError(
-            f"a process died while it was started (has each node the same londi, with its extras?): {why[-1]}"
+            f"a process died while it was started (has each node the same londi, with its extras?): {why(error)}"
         ) from error
 
 
@@ -168,6 +169,12 @@ def answer_of(reference: Any) -> Any:
         cause = error.cause
         while isinstance(cause, RayTaskError):  # a worker's call of a replica
             cause = cause.cause
-        if isinstance(cause, LondiError | ImportError | RayActorError | ObjectLostError):
+        if isinstance(cause, (LondiError, ImportError, *GONE)):
             raise cause from None
         raise
+
+
+def why(error: Exception) -> str:
+    """Return in a line what Ray says of a death in many."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0 if isinstance(error, OutOfMemoryError) else -1]
