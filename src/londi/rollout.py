@@ -207,6 +207,8 @@ class Rollout:
         self._pool = ThreadPoolExecutor(len(envs)) if any(env.waits for env in envs) else None
         self.lost = 0
         """Episodes that were begun anew since their worker died: here there is none to lose."""
+        self.restarts = (0, 0)
+        """Workers and replicas that were started again; likewise."""
 
     @property
     def num_idle(self) -> int:

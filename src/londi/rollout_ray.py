@@ -2,7 +2,7 @@
 
 The learner stays where it is. Workers play in step with a copy of what explores; a copy is sent when the learners have
 moved on. QUICK and DEEPTHINK have replicas of their own, so that each is scaled by its load. What is lost with a worker
-or a replica is at most the episodes at hand: they are begun anew, and `lost` counts them.
+or a replica is at most the episodes at hand: they are begun anew. `lost` counts them, `restarts` what died.
 """
 
 from __future__ import annotations
@@ -22,10 +22,24 @@ from londi.config import Experiment, ModelConfig
 from londi.episode import Episode
 from londi.errors import ConfigError, RunError
 from londi.learners.replay import Trajectory
-from londi.lms.replicas import GONE, PLACED_S, RESTARTS, RemoteLM, answer_of, answers_of, check_placed, replicas, why
+from londi.lms.replicas import (
+    GONE,
+    PLACED_S,
+    RESTARTS,
+    RemoteLM,
+    Watch,
+    answer_of,
+    answers_of,
+    check_placed,
+    replicas,
+    why,
+)
 from londi.rollout import Assignment
 from londi.switchers import Switcher
 from londi.worker import Worker
+
+LAST_LOOK_S = 2.0
+"""Seconds that the end of a training waits to be told of replicas that died."""
 
 
 @dataclass
@@ -72,6 +86,8 @@ class RayRollout:
         )
         """As workers play it."""
         self._lost: set[int] = set()
+        self._replaced = 0
+        """Workers."""
         self._again: deque[Assignment] = deque()
         self._ended: deque[tuple[_Seat, Assignment, Episode, Trajectory]] = deque()
         """What has ended and was not yielded yet, and where."""
@@ -83,6 +99,7 @@ class RayRollout:
         try:
             check_gpus(experiment, cluster)
             self.quick, self.deepthink = self._models()
+            self._watch = Watch(self._replicas)
             share, more = divmod(experiment.train.num_envs, workers)
             self._seats += [self._seat(share + (i < more)) for i in range(workers)]
             answers_of([seat.actor.start.remote() for seat in self._seats])
@@ -94,6 +111,11 @@ class RayRollout:
     def lost(self) -> int:
         """Episodes that were begun anew since the worker that played them died."""
         return len(self._lost)
+
+    @property
+    def restarts(self) -> tuple[int, int]:
+        """How many workers were replaced, and how many replicas started again, since they died."""
+        return self._replaced, self._watch.count
 
     def _models(self) -> tuple[RemoteLM | None, RemoteLM | None]:
         """QUICK and DEEPTHINK in their replicas; None for one behind a server."""
@@ -125,6 +147,8 @@ class RayRollout:
     def close(self) -> None:
         """End workers and replicas, and Ray where it was started for them."""
         if ray.is_initialized():
+            if self._seats:
+                self._watch.last(LAST_LOOK_S)
             for actor in (*(seat.actor for seat in self._seats), *self._replicas):
                 ray.kill(actor)
             if self._started:
@@ -159,6 +183,7 @@ class RayRollout:
 
     def _look(self) -> None:
         """Take in every step that has ended; what its models or environments raised is raised by a later step."""
+        self._watch.look()
         pending = self._pending()
         seats = {seat.pending: seat for seat in self._seats}
         for ended in ray.wait(pending, num_returns=len(pending), timeout=0)[0] if pending else ():
@@ -223,6 +248,7 @@ class RayRollout:
             time.sleep(min(5.0, 0.2 * 2**seat.failures))
         replaced = self._seat(seat.num_envs)
         replaced.failures = seat.failures + 1
+        self._replaced += 1
         self._seats[self._seats.index(seat)] = replaced
 
     def state(self) -> list[dict[str, Any]]:

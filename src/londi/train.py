@@ -68,6 +68,8 @@ class Trainer:
         explorers = {name: self.learners[name].explorer for name in players(t.learners)}
         behaviour = Behaviour(explorers or {"random": Never()})
         self.step = self.started = self.begun_anew = self.lost = 0
+        self.restarted = (0, 0)
+        """Workers and replicas before this process, see `num_restarted`."""
         self.calls: int | None = 0
         """DEEPTHINK calls of the episodes that were learned from; None where an earlier version did not count them."""
         self.models: dict[str, lms.CachedLM] = {}
@@ -105,6 +107,12 @@ class Trainer:
     def num_lost(self) -> int:
         """Episodes that were begun anew since the worker that played them died."""
         return self.lost + self.rollout.lost
+
+    @property
+    def num_restarted(self) -> tuple[int, int]:
+        """How many workers and replicas were started again since they died, since the run began."""
+        workers, replicas = self.rollout.restarts
+        return self.restarted[0] + workers, self.restarted[1] + replicas
 
     def _updates(self) -> int:
         return sum(learner.updates for learner in self.learners.values())
@@ -187,7 +195,9 @@ class Trainer:
     def _write_metrics(self) -> None:
         now = self._progress()
         row = {"step": self.step, "episodes": self.started, "seconds": round(self.seconds, 3)}
-        measured = {"success": now.success, "calls": now.calls, "lost": self.num_lost, **self.losses}
+        workers, replicas = self.num_restarted
+        measured = {"success": now.success, "calls": now.calls, "lost": self.num_lost}
+        measured |= {"workers_restarted": workers, "replicas_restarted": replicas, **self.losses}
         path = self.run.path / "metrics.jsonl"
         try:
             with path.open("a", encoding="utf-8") as file:
@@ -209,7 +219,7 @@ class Trainer:
         done = self.step >= self.experiment.train.num_steps
         self._save_policies()
         state: dict[str, Any] = {name: getattr(self, name) for name in _COUNTERS}
-        state |= {"lost": self.num_lost, "calls": self.calls}
+        state |= {"lost": self.num_lost, "restarted": list(self.num_restarted), "calls": self.calls}
         state |= {"format": FORMAT, "features": FEATURES, "done": done}
         state["learners"] = {name: learner.state_dict() for name, learner in self.learners.items()}
         if not done:
@@ -243,6 +253,8 @@ class Trainer:
             for name in _COUNTERS:
                 setattr(self, name, state[name])
             self.lost, self.calls = state["lost"], state.get("calls")
+            workers, replicas = state.get("restarted", (0, 0))  # earlier versions did not count them
+            self.restarted = int(workers), int(replicas)
             self.recent.extend((bool(success), int(calls)) for success, calls in state["recent"])
             self.replay.restore(state["replay"])
             for name, said in state["models"].items():

@@ -22,7 +22,7 @@ import numpy as np  # noqa: E402
 
 from londi import config  # noqa: E402
 from londi.bench.resume import what_came_out  # noqa: E402
-from londi.cli import main  # noqa: E402
+from londi.cli import main, runs  # noqa: E402
 from londi.cluster import Cluster  # noqa: E402
 from londi.config import Experiment  # noqa: E402
 from londi.errors import ConfigError  # noqa: E402
@@ -92,15 +92,30 @@ def test_a_killed_worker_costs_its_episodes_and_no_more(tmp_path: Path) -> None:
     killing(trainer, 300, lambda: ray.kill(trainer.rollout._seats[0].actor))  # type: ignore[union-attr]
     assert trainer.step >= 900
     assert trainer.num_lost == 4, "what its half of the environments played"
+    assert trainer.num_restarted == (1, 0)
     assert budgets_hold(trainer)
 
 
-def test_a_killed_replica_costs_nothing(tmp_path: Path) -> None:
+def test_a_killed_replica_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is told of, also where the training ends by an interruption."""
     trainer = prepare(tmp_path / "run", keydoor(num_steps=900), Cluster(num_workers=2))
     killing(trainer, 200, lambda: ray.kill(trainer.rollout.deepthink.replicas[0], no_restart=False))  # type: ignore[union-attr]
     assert trainer.step >= 900
-    assert trainer.num_lost == 0
+    assert (trainer.num_lost, trainer.num_restarted) == (0, (0, 1))
     assert budgets_hold(trainer)
+
+    def interrupted(progress: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "train", interrupted)
+    monkeypatch.setattr("londi.train.prepare", lambda *given: trainer)
+    with pytest.raises(KeyboardInterrupt):
+        runs._train(tmp_path / "run", trainer.experiment)
+    assert "1 replica was restarted; no episode was lost" in capsys.readouterr().err
+    assert runs._restarts(4, 1, 2) == "2 replicas and 1 worker were restarted; 4 episodes were begun anew"
+    assert not runs._restarts(0, 0, 0)
 
 
 def test_it_goes_on_with_what_was_being_played(tmp_path: Path) -> None:

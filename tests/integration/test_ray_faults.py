@@ -201,14 +201,15 @@ def test_every_episode_is_somewhere_once(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_worker_whose_node_has_no_memory_left_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray says so by an error of its own, which is neither a death nor a lost answer."""
     trainer = prepare(tmp_path / "run", keydoor(), Cluster(num_workers=2))
-    answer_of, killed, playing = rollout_ray.answer_of, 0, trainer.rollout
+    answer_of, killed, playing = replicas.answer_of, 0, trainer.rollout
     assert isinstance(playing, RayRollout)
+    no_memory = OutOfMemoryError("1 worker(s) were killed\nRefer to the documentation")  # type: ignore[no-untyped-call]
 
     def none_left(reference: Any) -> Any:
         nonlocal killed
         if killed in (1, 3):
             killed += 1
-            raise OutOfMemoryError("1 worker(s) were killed due to the node running low on memory.\nMore")
+            raise no_memory
         return answer_of(reference)
 
     def progress(now: Any) -> None:
@@ -225,7 +226,8 @@ def test_a_worker_whose_node_has_no_memory_left_is_replaced(tmp_path: Path, monk
     trainer.train(progress)
     assert (trainer.step >= 300, killed) == (True, 4)
     assert trainer.num_lost == 4, "what its half of the environments played"
-    assert replicas.why(OutOfMemoryError("low on memory\nRefer to the documentation")) == "low on memory"
+    assert trainer.num_restarted == (1, 0)
+    assert replicas.why(no_memory) == "1 worker(s) were killed"
 
 
 WRONG = {

@@ -89,8 +89,26 @@ def _train(folder: Path, setting: config.Experiment, track: Sequence[str] = (), 
         except KeyboardInterrupt:
             err.print(f"interrupted at step {trainer.step:,}; the same command goes on, and the run can be evaluated")
             raise
-    if trainer.num_lost:
-        err.print(f"{trainer.num_lost} episodes were lost with a worker that died, and begun anew")
+        finally:
+            if said := _restarts(trainer.rollout.lost, *trainer.rollout.restarts):
+                err.print(said)
+
+
+def _restarts(episodes: int, workers: int, replicas: int) -> str:
+    """Say what died over Ray and what that cost; nothing where nothing died."""
+    died = [_counted(count, name) for count, name in ((replicas, "replica"), (workers, "worker")) if count]
+    if not died:
+        return ""
+    cost = f"{_counted(episodes, 'episode')} {_were(episodes)} begun anew" if episodes else "no episode was lost"
+    return f"{' and '.join(died)} {_were(replicas + workers)} restarted; {cost}"
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count} {name}{'' if count == 1 else 's'}"
+
+
+def _were(count: int) -> str:
+    return "was" if count == 1 else "were"
 
 
 @app.command

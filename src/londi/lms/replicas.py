@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -11,7 +12,7 @@ from threading import Lock
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from londi import lms
 from londi.cluster import num_gpus
@@ -51,8 +52,9 @@ class _Replica:
         torch.set_num_threads(self.threads)
         return lms.CachedLM(lms.load(self.config))
 
-    async def placed(self) -> None:
-        """Answer, once it has its place; also while it loads."""
+    async def placed(self) -> str:
+        """Answer which process it is, once it has its place; also while it loads."""
+        return str(ray.get_runtime_context().get_worker_id())
 
     async def name(self) -> str:
         return await asyncio.to_thread(lambda: self.model.name)
@@ -142,6 +144,45 @@ def check_placed(made: Sequence[Any]) -> None:
             f"{num_gpus():g} GPUs {num_gpus(free=True):g} are free; take fewer replicas, let them share a GPU, or wait"
         )
     answers_of(asked)
+
+
+class Watch:
+    """Counts how often replicas were started again, which Ray does by itself: they say which processes they are."""
+
+    EVERY_S = 1.0
+    """Seconds after which they are asked again; to start one takes longer."""
+
+    def __init__(self, made: Sequence[Any]) -> None:
+        self.count = 0
+        self._made, self._due = list(made), 0.0
+        self._asked = [replica.placed.remote() for replica in made]
+        self._known: list[str] = answers_of(self._asked)
+
+    def look(self) -> None:
+        """Count what is known by now; to be called often."""
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + self.EVERY_S
+            self._take_in(0.0)
+
+    def last(self, patience: float) -> None:
+        """Ask each once more, and wait as many seconds for the answers."""
+        self._take_in(0.0)
+        self._take_in(patience)
+
+    def _take_in(self, patience: float) -> None:
+        if not self._asked:
+            return
+        answered, _ = ray.wait(self._asked, num_returns=len(self._asked), timeout=patience)
+        for i, asked in enumerate(self._asked):
+            if asked not in answered:
+                continue
+            self._asked[i] = self._made[i].placed.remote()
+            try:
+                now = answer_of(asked)
+            except RayError:  # one that is dead for good is told of to those who ask it to decide
+                continue
+            self.count += now != self._known[i]
+            self._known[i] = now
 
 
 def answers_of(references: Sequence[Any]) -> list[Any]:
