@@ -76,15 +76,6 @@ class RayRollout:
         self._version, self._waiting = version, assignments
         self._sent: tuple[int, Any] = (-1, None)
         """What workers were last given: its version, and the copy."""
-        workers = cluster.num_workers
-        if workers > experiment.train.num_envs:
-            raise ConfigError(
-                f"{workers} workers share {experiment.train.num_envs} environments (train.num_envs): take fewer"
-            )
-        self.experiment = replace(
-            experiment, quick=_share(experiment.quick, workers), deepthink=_share(experiment.deepthink, workers)
-        )
-        """As workers play it."""
         self._lost: set[int] = set()
         self._replaced = 0
         """Workers."""
@@ -97,6 +88,10 @@ class RayRollout:
         self._replicas: list[Any] = []
         self._started = connect(cluster.address)
         try:
+            workers = cluster.workers(experiment)
+            shares = [_share(model, workers) for model in (experiment.quick, experiment.deepthink)]
+            self.experiment = replace(experiment, quick=shares[0], deepthink=shares[1])
+            """As workers play it."""
             check_gpus(experiment, cluster)
             self.quick, self.deepthink = self._models()
             self._watch = Watch(self._replicas)

@@ -24,7 +24,7 @@ from londi import config  # noqa: E402
 from londi.bench.resume import what_came_out  # noqa: E402
 from londi.cli import main, runs  # noqa: E402
 from londi.cluster import Cluster  # noqa: E402
-from londi.config import Experiment  # noqa: E402
+from londi.config import Experiment, ModelConfig, ServerConfig  # noqa: E402
 from londi.errors import ConfigError  # noqa: E402
 from londi.run import load_checkpoint  # noqa: E402
 from londi.train import Trainer, prepare  # noqa: E402
@@ -157,10 +157,37 @@ def test_what_ends_while_a_checkpoint_is_written_is_in_it(tmp_path: Path) -> Non
                 assert not seen & written
 
 
+@pytest.mark.parametrize(
+    ("given", "cluster"),
+    [
+        (["--ray"], Cluster()),
+        (["--ray", "--workers", "3"], Cluster("local", 3)),
+        (["--ray", "auto", "--deepthink-replicas", "2"], Cluster("auto", deepthink_replicas=2)),
+    ],
+)
+def test_ray_may_be_bare(given: list[str], cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(runs, "_train", lambda *made: asked.append(made[-1]))
+    experiment = str(ROOT / "experiments" / "keydoor.toml")
+    main(["train", experiment, *given])
+    main(["train", *given, "--run", "run", experiment])
+    assert asked == [cluster, cluster]
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", experiment, "--ray", "auto", "local"])
+
+
+def test_how_many_workers() -> None:
+    """Unless it is said: the CPUs, which Ray has two of here, the environments or the server, whichever are fewest."""
+    server = ModelConfig("openai:toy", server=ServerConfig("http://127.0.0.1:9/v1", "", concurrency=1))
+    assert [Cluster().workers(keydoor(num_envs=count)) for count in (8, 2, 1)] == [2, 2, 1]
+    assert Cluster().workers(replace(keydoor(), deepthink=server)) == 1
+    assert Cluster(num_workers=4).workers(replace(keydoor(), deepthink=server)) == 4
+
+
 def test_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["train", str(ROOT / "experiments" / "keydoor.toml"), "--run", str(tmp_path / "run"), "--workers", "4"])
-    assert "--ray local" in capsys.readouterr().err
+    assert "add --ray" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     with pytest.raises(ConfigError, match="at least 1 worker"):
         Cluster(num_workers=0)
@@ -241,14 +268,13 @@ def test_a_node_is_killed_in_mid_training(tmp_path: Path) -> None:
 
 def test_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "short.toml").write_text(config.dump(keydoor()))
-    command = [sys.executable, "-m", "londi.cli", "train", "short.toml", "--run", "run", "--ray", "local"]
+    command = [sys.executable, "-m", "londi.cli", "train", "short.toml", "--run", "run", "--ray"]
     begun = time.monotonic()
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "trained: run" in done.stdout
     assert time.monotonic() - begun < 280
-    command[-1] = "127.0.0.1:1"
-    command[-3] = "other"
+    command[-2:] = ["other", "--ray", "127.0.0.1:1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 2
     assert "there is no Ray cluster at '127.0.0.1:1'" in done.stderr
