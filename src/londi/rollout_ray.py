@@ -88,7 +88,7 @@ class RayRollout:
         self._replicas: list[Any] = []
         self._started = connect(cluster.address)
         try:
-            workers = cluster.workers(experiment)
+            workers = self._workers = cluster.workers(experiment)
             shares = [_share(model, workers) for model in (experiment.quick, experiment.deepthink)]
             self.experiment = replace(experiment, quick=shares[0], deepthink=shares[1])
             """As workers play it."""
@@ -96,7 +96,7 @@ class RayRollout:
             self.quick, self.deepthink = self._models()
             self._watch = Watch(self._replicas)
             share, more = divmod(experiment.train.num_envs, workers)
-            self._seats += [self._seat(share + (i < more)) for i in range(workers)]
+            self._seats += [self._seat(i, share + (i < more)) for i in range(workers)]
             answers_of([seat.actor.start.remote() for seat in self._seats])
         except BaseException:
             self.close()
@@ -127,9 +127,10 @@ class RayRollout:
         quick, deepthink = (RemoteLM(each, answer_of(each[0].name.remote())) if each else None for each in own)
         return quick, deepthink
 
-    def _seat(self, num_envs: int) -> _Seat:
+    def _seat(self, number: int, num_envs: int) -> _Seat:
         made = ray.remote(Worker).options(scheduling_strategy="SPREAD", num_cpus=0)
-        return _Seat(made.remote(self.experiment, num_envs, self.quick, self.deepthink), num_envs, num_envs)
+        models = [each and each.share(number, self._workers) for each in (self.quick, self.deepthink)]
+        return _Seat(made.remote(self.experiment, num_envs, *models), num_envs, num_envs)
 
     def __enter__(self) -> RayRollout:
         return self
@@ -241,10 +242,11 @@ class RayRollout:
             raise RunError(f"a worker died {RESTARTS + 1} times in a row: {why(error)}") from error
         if seat.failures:  # Ray may place it on a node of which it does not know yet that it is gone
             time.sleep(min(5.0, 0.2 * 2**seat.failures))
-        replaced = self._seat(seat.num_envs)
+        number = self._seats.index(seat)
+        replaced = self._seat(number, seat.num_envs)
         replaced.failures = seat.failures + 1
         self._replaced += 1
-        self._seats[self._seats.index(seat)] = replaced
+        self._seats[number] = replaced
 
     def state(self) -> list[dict[str, Any]]:
         """Return the episodes that are being played, for a checkpoint; waits for all workers to take their step.

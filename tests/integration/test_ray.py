@@ -20,7 +20,7 @@ ray = pytest.importorskip("ray")
 
 import numpy as np  # noqa: E402
 
-from londi import config  # noqa: E402
+from londi import config, lms  # noqa: E402
 from londi.bench.resume import what_came_out  # noqa: E402
 from londi.cli import main, runs  # noqa: E402
 from londi.cluster import Cluster  # noqa: E402
@@ -72,6 +72,26 @@ def test_one_worker_is_what_no_ray_is(tmp_path: Path) -> None:
     prepare(tmp_path / "serial", keydoor()).train()
     prepare(tmp_path / "ray", keydoor(), Cluster(num_workers=1)).train()
     assert what_came_out(tmp_path / "ray") == what_came_out(tmp_path / "serial")
+
+
+def test_one_worker_asks_all_replicas_at_once(tmp_path: Path) -> None:
+    trainer = prepare(tmp_path / "run", keydoor(), Cluster(num_workers=1, quick_replicas=2))
+    with trainer.rollout as playing:
+        quick = playing.quick  # type: ignore[union-attr]
+        assert quick is not None
+        for _ in playing.step() or ():
+            pass
+        asked = ray.get([each.__ray_call__.remote(lambda self: self.model.misses) for each in quick.replicas])
+        assert min(asked) > 0, "one is left idle"
+        env = trainer.envs[0]
+        seen = [env.reset(seed=seed) for seed in range(7)]
+        prompts = [trainer.experiment.env.prompt.render(i["goal"], [text], [], env.admissible) for text, i in seen]
+        split, alone = quick.share(0, 1), lms.load(trainer.experiment.quick)
+        answers = [each.action for each in split.decide(prompts, env.admissible)]
+        assert answers == [each.action for each in alone.decide(prompts, env.admissible)]
+        assert len(set(answers)) > 1, "their order shows"
+        shares = [quick.share(number, 2) for number in range(2)]
+        assert [(each.at_once, each.replicas[0]) for each in shares] == [(1, one) for one in quick.replicas]
 
 
 def test_workers_play_on_while_episodes_are_learned_from(tmp_path: Path) -> None:

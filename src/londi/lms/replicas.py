@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
-from itertools import cycle, islice
+from functools import cached_property, partial
+from itertools import cycle, islice, pairwise
+from math import ceil
 from threading import Lock
 from typing import Any
 
@@ -90,35 +91,58 @@ class _Replica:
 
 
 class RemoteLM:
-    """A `LanguageModel` behind replicas, which are asked in turn; one that died is asked again once it is back."""
+    """A `LanguageModel` behind replicas, which are asked in turn; one that died is asked again once it is back.
 
-    def __init__(self, replicas: Sequence[Any], name: str) -> None:
-        self.replicas, self.name = list(replicas), name
+    Prompts are split evenly over `at_once` replicas, which decide side by side.
+    """
+
+    def __init__(self, replicas: Sequence[Any], name: str, at_once: int = 1) -> None:
+        self.replicas, self.name, self.at_once = list(replicas), name, at_once
         self._next = cycle(range(len(self.replicas)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RemoteLM, (self.replicas, self.name)
+        return RemoteLM, (self.replicas, self.name, self.at_once)
+
+    def share(self, number: int, callers: int) -> RemoteLM:
+        """Return it as one of several callers asks it: its share of the replicas at once, beginning with other ones.
+
+        Where there are more callers than replicas nothing is split: all are busy, and larger batches are cheaper.
+        """
+        at_once = ceil(len(self.replicas) / callers)
+        first = number * at_once % len(self.replicas)
+        return RemoteLM(self.replicas[first:] + self.replicas[:first], self.name, at_once)
 
     def worst_case(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Usage]:
         """Return the worst cases of the model; raises `ModelError` where it knows none."""
-        found: list[Usage] = self._ask("worst_case", prompts, candidates)
-        return found
+        return self._ask("worst_case", prompts, candidates)
 
     def decide(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Decision]:
         """Return one decision a prompt; raises what the model raises."""
-        found: list[Decision] = self._ask("decide", prompts, candidates)
-        return found
+        return self._ask("decide", prompts, candidates)
 
-    def _ask(self, what: str, prompts: Sequence[str], candidates: Sequence[str] | None) -> Any:
+    def _ask(self, what: str, prompts: Sequence[str], candidates: Sequence[str] | None) -> list[Any]:
+        parts = max(1, min(self.at_once, len(prompts)))
+        ends = [len(prompts) * i // parts for i in range(parts + 1)]
+        asks = [partial(self._send, what, list(prompts[a:b]), candidates) for a, b in pairwise(ends)]
+        sent = [ask() for ask in asks]
+        return [each for ask, reference in zip(asks, sent, strict=True) for each in self._answer(ask, reference)]
+
+    def _send(self, what: str, prompts: list[str], candidates: Sequence[str] | None) -> Any:
+        return getattr(self.replicas[next(self._next)], what).remote(prompts, candidates)
+
+    def _answer(self, ask: Callable[[], Any], reference: Any) -> list[Any]:
+        """Return what a replica answers; where its answer is lost, another is asked."""
         for attempt in range(RESTARTS + 1):
-            replica = self.replicas[next(self._next)]
             try:
-                return answer_of(getattr(replica, what).remote(list(prompts), candidates))
+                found: list[Any] = answer_of(reference if attempt == 0 else ask())
+                return found
             except DEAD as error:
                 raise ModelError(f"a replica of {self.name} died more than {RESTARTS} times: {why(error)}") from error
             except ObjectLostError as error:
                 if attempt == RESTARTS:
-                    raise ModelError(f"what replicas of {self.name} answer is lost, always: {why(error)}") from error
+                    raise ModelError(
+                        f"what replicas of {self.name} answer is lost again and again: {why(error)}"
+                    ) from error
         raise AssertionError  # pragma: no cover
 
 
