@@ -107,6 +107,41 @@ def test_workers_play_on_while_episodes_are_learned_from(tmp_path: Path) -> None
         assert all(seat.pending is not answer for seat, answer in asked), "its step was not taken in"
 
 
+def test_what_is_learned_reaches_every_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None sets out with what is older than `broadcast_updates`; and what it plays by is what it was sent."""
+    trainer = prepare(tmp_path / "run", keydoor(), Cluster(num_workers=2, broadcast_updates=7))
+    playing: Any = trainer.rollout
+    go, ages = playing._go, list[int]()
+    played_by: list[tuple[bytes, bytes]] = []
+
+    def note(seat: Any) -> None:
+        go(seat)
+        ages.append(trainer._updates() - seat.version)
+
+    def weights(behaviour: Any) -> bytes:
+        return b"".join(
+            tensor.numpy().tobytes()
+            for each in behaviour.explorers.values()
+            for tensor in each.state()["weights"].values()
+        )
+
+    def progress(now: Any) -> None:
+        if now.step > 500 and not played_by:
+            for seat in playing._seats:
+                version, sent = playing._sent
+                if seat.version == version:
+                    mine = seat.actor.__ray_call__.remote(lambda self: self.rollout.agent.switcher)
+                    played_by.append((weights(ray.get(mine)), weights(ray.get(sent))))
+
+    first = weights(playing.switcher)
+    monkeypatch.setattr(playing, "_go", note)
+    trainer.train(progress)
+    assert 0 < max(ages) < 7
+    assert played_by
+    for there, sent in played_by:
+        assert there == sent != first
+
+
 def test_a_killed_worker_costs_its_episodes_and_no_more(tmp_path: Path) -> None:
     trainer = prepare(tmp_path / "run", keydoor(num_steps=900), Cluster(num_workers=2))
     killing(trainer, 300, lambda: ray.kill(trainer.rollout._seats[0].actor))  # type: ignore[union-attr]
