@@ -257,8 +257,11 @@ class Rollout:
             self._idle.append(slot)
             yield slot.finish(self.env_id, self.price_measure)
 
-    def state(self) -> list[dict[str, Any]]:
-        """Return the episodes that are being played or have ended and were not yielded, for a checkpoint."""
+    def state(self, patience: float | None = None) -> list[dict[str, Any]]:
+        """Return the episodes that are being played or have ended and were not yielded, for a checkpoint.
+
+        There is nothing to be patient with here.
+        """
         return [slot.state() for slot in (*self._ended, *self._playing)]
 
     def restore(self, state: Sequence[Mapping[str, Any]]) -> int:

@@ -180,9 +180,8 @@ class RayRollout:
     def _look(self) -> None:
         """Take in every step that has ended; what its models or environments raised is raised by a later step."""
         self._watch.look()
-        pending = self._pending()
         seats = {seat.pending: seat for seat in self._seats}
-        for ended in ray.wait(pending, num_returns=len(pending), timeout=0)[0] if pending else ():
+        for ended in _answered(self._pending(), 0):
             try:
                 self._answer(seats[ended])
             except Exception as error:
@@ -248,23 +247,27 @@ class RayRollout:
         self._replaced += 1
         self._seats[number] = replaced
 
-    def state(self) -> list[dict[str, Any]]:
-        """Return the episodes that are being played, for a checkpoint; waits for all workers to take their step.
+    def state(self, patience: float | None = None) -> list[dict[str, Any]]:
+        """Return the episodes that are being played, for a checkpoint; waits for all workers to take their step, or for
+        `patience` seconds.
 
-        Those that ended and were not yielded, or whose worker died, are written down as ones to be begun. What a worker
-        raises meanwhile is raised by the next step.
+        Those that ended and were not yielded, whose worker died, or has not taken its step by then, are written down as
+        ones to be begun. What a worker raises meanwhile is raised by the next step.
         """
+        in_time = _answered(self._pending(), patience)
         for seat in list(self._seats):
-            if seat.pending is not None:
+            if seat.pending in in_time:
                 try:
                     self._answer(seat)
                 except Exception as error:
                     self._failed = self._failed or error
         found: list[dict[str, Any]] = []
         anew = [*(assignment for _, assignment, _, _ in self._ended), *self._again]
-        for seat in self._seats:
+        states = [seat.actor.state.remote() if seat.pending is None else None for seat in self._seats]
+        in_time = _answered([state for state in states if state is not None], patience)
+        for seat, state in zip(self._seats, states, strict=True):
             try:
-                there = answer_of(seat.actor.state.remote())
+                there = answer_of(state) if state in in_time else []
             except GONE:  # noticed again, and counted, at its next step
                 there = []
             found += there
@@ -285,6 +288,11 @@ class RayRollout:
                 self._replace(seat, error)
         self._again += [Assignment(**each["assignment"]) for each in rest]
         return anew + len(rest)
+
+
+def _answered(calls: Sequence[Any], seconds: float | None) -> list[Any]:
+    """Return those calls that are answered within so many seconds, or wait for all."""
+    return list(ray.wait(list(calls), num_returns=len(calls), timeout=seconds)[0]) if calls else []
 
 
 def _share(model: ModelConfig, workers: int) -> ModelConfig:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from londi.rollout_ray import RayRollout
 
 METRICS_STEPS = 1_000
+HURRY_S = 5.0
+"""Seconds that a second interrupt leaves to workers over Ray to take the steps at which they are."""
 FORMAT = 3
 """Version of what a checkpoint holds beside the policies."""
 _COUNTERS = ("step", "started", "seconds", "begun_anew", "last_metrics", "snapshots", "losses")
@@ -69,7 +71,6 @@ class Trainer:
         behaviour = Behaviour(explorers or {"random": Never()})
         self.step = self.started = self.begun_anew = self.lost = 0
         self.restarted = (0, 0)
-        """Workers and replicas before this process, see `num_restarted`."""
         self.calls: int | None = 0
         """DEEPTHINK calls of the episodes that were learned from; None where an earlier version did not count them."""
         self.models: dict[str, lms.CachedLM] = {}
@@ -128,7 +129,7 @@ class Trainer:
         """Train to the end; on KeyboardInterrupt save a checkpoint and policies, and raise it on.
 
         Ctrl-C and SIGTERM wait until the episodes have taken their step and the learners have caught up, so that the
-        run goes on as if it had not been interrupted; a second one does not wait.
+        run goes on as if it had not been interrupted; a second one does not wait (over Ray, for `HURRY_S`).
         """
         t = self.experiment.train
         last_saved, begun = self.step, time.perf_counter() - self.seconds
@@ -151,7 +152,11 @@ class Trainer:
                     self._write_metrics()
             finally:
                 self.pool.shutdown(wait=True)  # after an interrupt, learners may still be in the middle of an update
-                self.save()
+                try:
+                    self.save(HURRY_S if check.urgent else None)
+                except KeyboardInterrupt:  # while it waited for workers
+                    self.save(HURRY_S)
+                    raise
 
     def _take(self, episode: Episode, trajectory: Trajectory) -> None:
         """Store an episode, and learn."""
@@ -214,8 +219,11 @@ class Trainer:
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             write_text(path, "".join(line for line in lines if _step(line) <= self.step))
 
-    def save(self) -> None:
-        """Write the policies, and the checkpoint from which training goes on (without replay once it is done)."""
+    def save(self, patience: float | None = None) -> None:
+        """Write the policies, and the checkpoint from which training goes on (without replay once it is done).
+
+        `patience` is how many seconds workers have to end a step; see `RayRollout.state`.
+        """
         done = self.step >= self.experiment.train.num_steps
         self._save_policies()
         state: dict[str, Any] = {name: getattr(self, name) for name in _COUNTERS}
@@ -223,7 +231,11 @@ class Trainer:
         state |= {"format": FORMAT, "features": FEATURES, "done": done}
         state["learners"] = {name: learner.state_dict() for name, learner in self.learners.items()}
         if not done:
-            state |= {"replay": self.replay.state(), "playing": self.rollout.state(), "recent": list(self.recent)}
+            state |= {
+                "replay": self.replay.state(),
+                "playing": self.rollout.state(patience),
+                "recent": list(self.recent),
+            }
             state["models"] = self.said | {name: model.state() for name, model in self.models.items()}
         save_checkpoint(self.run.checkpoint, state, keep=not done)
         if done:

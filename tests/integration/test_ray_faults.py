@@ -6,10 +6,11 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -43,6 +44,7 @@ def breakable(prompt):
     if Path(__file__).with_name("broken").exists():
         raise ModelError("it is broken")
     return quick_policy(prompt)
+
 """
 
 
@@ -228,6 +230,41 @@ def test_a_worker_whose_node_has_no_memory_left_is_replaced(tmp_path: Path, monk
     assert trainer.num_lost == 4, "what its half of the environments played"
     assert trainer.num_restarted == (1, 0)
     assert replicas.why(no_memory) == "1 worker(s) were killed"
+
+
+@pytest.mark.parametrize("waits", [(1.0, 1.5), (0.0, 1.0)], ids=["while it waits for a step", "while it saves"])
+def test_a_second_signal_does_not_wait_for_what_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: tuple[float, float]
+) -> None:
+    monkeypatch.setattr("londi.train.HURRY_S", 0.5)
+    trainer = prepare(tmp_path / "run", keydoor(), Cluster(num_workers=2))
+    seats = trainer.rollout._seats  # type: ignore[union-attr]
+    hanging = ray.get([seat.actor.__ray_call__.remote(lambda self: os.getpid()) for seat in seats])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    ended = 0
+
+    def progress(now: Any) -> None:
+        nonlocal ended
+        ended += 1
+        if ended == 10:
+            for pid in hanging:
+                os.kill(pid, signal.SIGSTOP)
+            for seconds in waits:
+                Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    begun = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train(progress)
+    finally:
+        for pid in hanging:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - begun < 60
+    written = load_checkpoint(trainer.run.checkpoint)["playing"]
+    assert not any(each["begun"] for each in written), "none of them could take its step"
+    assert len(seeds(written)) + ended == trainer.started
 
 
 WRONG = {
