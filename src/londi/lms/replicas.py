@@ -179,30 +179,33 @@ class Watch:
     def __init__(self, made: Sequence[Any]) -> None:
         self.count = 0
         self._made, self._due = list(made), 0.0
-        self._asked = [replica.placed.remote() for replica in made]
-        self._known: list[str] = answers_of(self._asked)
+        self._known: list[str] = answers_of([replica.placed.remote() for replica in made])
+        self._asked: dict[int, Any] = {}
 
     def look(self) -> None:
         """Count what is known by now; to be called often."""
         if time.monotonic() >= self._due:
             self._due = time.monotonic() + self.EVERY_S
             self._take_in(0.0)
+            self._ask()
 
     def last(self, patience: float) -> None:
         """Ask each once more, and wait as many seconds for the answers."""
         self._take_in(0.0)
+        self._ask()
         self._take_in(patience)
 
+    def _ask(self) -> None:
+        for i, replica in enumerate(self._made):
+            if i not in self._asked:
+                self._asked[i] = replica.placed.remote()
+
     def _take_in(self, patience: float) -> None:
-        if not self._asked:
-            return
-        answered, _ = ray.wait(self._asked, num_returns=len(self._asked), timeout=patience)
-        for i, asked in enumerate(self._asked):
-            if asked not in answered:
-                continue
-            self._asked[i] = self._made[i].placed.remote()
+        calls = list(self._asked.values())
+        answered = ray.wait(calls, num_returns=len(calls), timeout=patience)[0] if calls else []
+        for i in [i for i, call in self._asked.items() if call in answered]:
             try:
-                now = answer_of(asked)
+                now = answer_of(self._asked.pop(i))
             except RayError:  # one that is dead for good is told of to those who ask it to decide
                 continue
             self.count += now != self._known[i]
