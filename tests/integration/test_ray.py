@@ -336,6 +336,24 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
+def test_killed_with_one_worker_it_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    made = keydoor(checkpoint_steps=50)
+    prepare(tmp_path / "whole", made).train()
+    (tmp_path / "short.toml").write_text(config.dump(made))
+    command = [sys.executable, "-m", "londi.cli", "train", "short.toml", "--run", "run", "--ray", "--workers", "1"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    limit, checkpoint = time.monotonic() + 120, tmp_path / "run" / "checkpoints" / "last.pt"
+    while not checkpoint.is_file() and time.monotonic() < limit and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    resumed = prepare(tmp_path / "run", made, Cluster(num_workers=1))
+    assert 0 < resumed.step < 600
+    resumed.train()
+    assert (resumed.begun_anew, resumed.num_lost) == (0, 0)
+    assert what_came_out(tmp_path / "run") == what_came_out(tmp_path / "whole")
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_waits_for_the_end_of_the_step(tmp_path: Path, number: int, code: int) -> None:
     """Also for SIGTERM, for which Ray has a handler of its own."""
