@@ -291,8 +291,10 @@ class RayRollout:
 
 
 def _answered(calls: Sequence[Any], seconds: float | None) -> list[Any]:
-    """Return those calls that are answered within so many seconds, or wait for all."""
-    return list(ray.wait(list(calls), num_returns=len(calls), timeout=seconds)[0]) if calls else []
+    """Return those calls that are answered within so many seconds; all, where one may wait for their answers."""
+    if seconds is None or not calls:
+        return list(calls)
+    return list(ray.wait(list(calls), num_returns=len(calls), timeout=seconds)[0])
 
 
 def _share(model: ModelConfig, workers: int) -> ModelConfig:
