@@ -24,8 +24,9 @@ class Cluster:
 
     address: str = "local"
     """`local` starts Ray on this machine; `auto` or an address joins a cluster, whose nodes have londi installed."""
-    num_workers: int = 2
-    """Processes that share `train.num_envs` environments. With one, training is what it is without Ray."""
+    num_workers: int | None = None
+    """Processes that share `train.num_envs` environments. With one, training is what it is without Ray. None is as many
+    as the cluster has CPUs, but no more than there are environments, and requests to a server at a time."""
     quick_replicas: int = 1
     """Processes that hold QUICK; a model behind a server needs none, workers ask it themselves."""
     deepthink_replicas: int = 1
@@ -37,11 +38,25 @@ class Cluster:
     deepthink_gpus: float | None = None
 
     def __post_init__(self) -> None:
-        if min(self.num_workers, self.quick_replicas, self.deepthink_replicas, self.broadcast_updates) < 1:
+        workers = 1 if self.num_workers is None else self.num_workers
+        if min(workers, self.quick_replicas, self.deepthink_replicas, self.broadcast_updates) < 1:
             raise ConfigError("a cluster needs at least 1 worker, 1 replica of each model, and broadcast_updates >= 1")
         for gpus in (self.quick_gpus, self.deepthink_gpus):
             if gpus is not None and (not 0 <= gpus < math.inf or (gpus > 1 and gpus % 1)):
                 raise ConfigError(f"a replica takes a share of a GPU or a whole number of them, not {gpus:g}")
+
+    def workers(self, experiment: Experiment) -> int:
+        """Return how many workers play; the cluster is joined.
+
+        Raises `ConfigError` where more were asked for than there are environments.
+        """
+        envs = experiment.train.num_envs
+        if self.num_workers is None:
+            limits = [m.server.concurrency for m in (experiment.quick, experiment.deepthink) if served(m)]
+            return max(1, min(int(num_cpus()), envs, *limits))
+        if self.num_workers > envs:
+            raise ConfigError(f"{self.num_workers} workers share {envs} environments (train.num_envs): take fewer")
+        return self.num_workers
 
     def gpus(self, experiment: Experiment) -> tuple[float, float]:
         """Return how many GPUs a replica of QUICK and one of DEEPTHINK take; 0 for a model behind a server.
@@ -84,6 +99,12 @@ def num_gpus(free: bool = False) -> float:
     """How many GPUs the cluster that is joined has, or how many of them nobody has taken."""
     found: dict[str, float] = (ray.available_resources if free else ray.cluster_resources)()  # type: ignore[no-untyped-call]
     return found.get("GPU", 0.0)
+
+
+def num_cpus() -> float:
+    """How many CPUs the cluster that is joined has."""
+    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return found.get("CPU", 1.0)
 
 
 def connect(address: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -13,33 +13,48 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, raised like Ctrl-C."""
 
 
+class Held:
+    """What was held back so far."""
+
+    def __init__(self) -> None:
+        self.arrived: list[int] = []
+
+    def __call__(self) -> None:
+        """Raise what was held back, if anything was: `KeyboardInterrupt`, or `Terminated`."""
+        if self.arrived:
+            raise _RAISED[self.arrived[0]]
+
+    @property
+    def urgent(self) -> bool:
+        """Whether a second signal has come: nobody wants to wait any more."""
+        return len(self.arrived) > 1
+
+
+_RAISED: dict[int, type[KeyboardInterrupt]] = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
+
+
 @contextmanager
-def held_back() -> Iterator[Callable[[], None]]:
-    """Yield a function that raises what was held back: `KeyboardInterrupt`, or `Terminated`.
+def held_back() -> Iterator[Held]:
+    """Hold signals back, and yield what to call where work may stop.
 
     A second signal acts at once. Does nothing outside the main thread, and leaves alone what is ignored (as in the
     background of a shell) or handled by somebody else.
     """
-    arrived: list[int] = []
-    raised: dict[int, type[KeyboardInterrupt]] = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
+    held = Held()
 
     def note(number: int, frame: FrameType | None) -> None:
-        if arrived:
-            raise raised[number]
-        arrived.append(number)
-
-    def check() -> None:
-        if arrived:
-            raise raised[arrived[0]]
+        held.arrived.append(number)
+        if held.urgent:
+            raise _RAISED[number]
 
     mine = (signal.SIG_DFL, signal.default_int_handler)
     here = threading.current_thread() is threading.main_thread()
-    before = {number: signal.getsignal(number) for number in raised} if here else {}
+    before = {number: signal.getsignal(number) for number in _RAISED} if here else {}
     before = {number: handler for number, handler in before.items() if handler in mine}
     for number in before:
         signal.signal(number, note)
     try:
-        yield check
+        yield held
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

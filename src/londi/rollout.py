@@ -207,6 +207,8 @@ class Rollout:
         self._pool = ThreadPoolExecutor(len(envs)) if any(env.waits for env in envs) else None
         self.lost = 0
         """Episodes that were begun anew since their worker died: here there is none to lose."""
+        self.restarts = (0, 0)
+        """Workers and replicas that were started again; likewise."""
 
     @property
     def num_idle(self) -> int:
@@ -260,8 +262,11 @@ class Rollout:
             self._idle.append(slot)
             yield slot.finish(self.env_id, self.price_measure)
 
-    def state(self) -> list[dict[str, Any]]:
-        """Return the episodes that are being played or have ended and were not yielded, for a checkpoint."""
+    def state(self, patience: float | None = None) -> list[dict[str, Any]]:
+        """Return the episodes that are being played or have ended and were not yielded, for a checkpoint.
+
+        There is nothing to be patient with here.
+        """
         return [slot.state() for slot in (*self._ended, *self._playing)]
 
     def restore(self, state: Sequence[Mapping[str, Any]]) -> int:

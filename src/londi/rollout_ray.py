@@ -2,7 +2,7 @@
 
 The learner stays where it is. Workers play in step with a copy of what explores; a copy is sent when the learners have
 moved on. QUICK and DEEPTHINK have replicas of their own, so that each is scaled by its load. What is lost with a worker
-or a replica is at most the episodes at hand: they are begun anew, and `lost` counts them.
+or a replica is at most the episodes at hand: they are begun anew. `lost` counts them, `restarts` what died.
 """
 
 from __future__ import annotations
@@ -11,87 +11,35 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from itertools import islice
 from types import TracebackType
 from typing import Any
 
 import ray
 
-from londi import lms
-from londi.agent import Agent
 from londi.cluster import Cluster, check_gpus, connect, served
 from londi.config import Experiment, ModelConfig
 from londi.episode import Episode
 from londi.errors import ConfigError, RunError
 from londi.learners.replay import Trajectory
-from londi.lms.replicas import GONE, PLACED_S, RESTARTS, RemoteLM, answer_of, answers_of, check_placed, replicas
-from londi.making import make_encoder, make_envs
-from londi.rollout import Assignment, Rollout
-from londi.switchers import Never, Switcher
+from londi.lms.replicas import (
+    GONE,
+    PLACED_S,
+    RESTARTS,
+    RemoteLM,
+    Watch,
+    answer_of,
+    answers_of,
+    check_placed,
+    replicas,
+    why,
+)
+from londi.rollout import Assignment
+from londi.switchers import Switcher
+from londi.worker import Worker
 
-
-class _Worker:
-    """Some of the environments, and an agent that plays in them."""
-
-    def __init__(
-        self, experiment: Experiment, num_envs: int, quick: RemoteLM | None, deepthink: RemoteLM | None
-    ) -> None:
-        self.experiment, self.num_envs, self.models = experiment, num_envs, (quick, deepthink)
-        self.given: deque[Assignment] = deque()
-
-    @cached_property
-    def rollout(self) -> Rollout:
-        """Made when it is first needed: what a constructor raises reaches the driver as the death of its process."""
-        import torch
-
-        made = self.experiment
-        torch.set_num_threads(made.train.threads)
-        quick, deepthink = (
-            given or lms.CachedLM(lms.load(config))
-            for given, config in zip(self.models, (made.quick, made.deepthink), strict=True)
-        )
-        agent = Agent(quick, deepthink, make_encoder(made), Never(), made.env.prompt)
-        envs = make_envs(made, self.num_envs)
-        return Rollout(envs, agent, _Drain(self.given), made.env.id, made.train.price_measure)
-
-    def start(self) -> None:
-        """Make environments and models; raises what they raise."""
-        _ = self.rollout
-
-    def step(
-        self, assignments: Sequence[Assignment], switcher: Switcher | None
-    ) -> tuple[list[tuple[Episode, Trajectory]], int]:
-        """Take a step; return what ended, and how many environments are idle now."""
-        self.given += assignments
-        if switcher is not None:
-            self.rollout.agent.switcher = switcher
-        ended = list(self.rollout.step() or ())
-        return ended, self.rollout.num_idle
-
-    def where(self) -> str:
-        return str(ray.get_runtime_context().get_node_id())
-
-    def state(self) -> list[dict[str, Any]]:
-        return self.rollout.state()
-
-    def restore(self, state: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
-        return self.rollout.restore(state), self.rollout.num_idle
-
-
-class _Drain:
-    """What was handed in and is not begun yet; more may come later."""
-
-    def __init__(self, given: deque[Assignment]) -> None:
-        self.given = given
-
-    def __iter__(self) -> Iterator[Assignment]:
-        return self
-
-    def __next__(self) -> Assignment:
-        if not self.given:
-            raise StopIteration
-        return self.given.popleft()
+LAST_LOOK_S = 2.0
+"""Seconds that the end of a training waits to be told of replicas that died."""
 
 
 @dataclass
@@ -128,16 +76,9 @@ class RayRollout:
         self._version, self._waiting = version, assignments
         self._sent: tuple[int, Any] = (-1, None)
         """What workers were last given: its version, and the copy."""
-        workers = cluster.num_workers
-        if workers > experiment.train.num_envs:
-            raise ConfigError(
-                f"{workers} workers share {experiment.train.num_envs} environments (train.num_envs): take fewer"
-            )
-        self.experiment = replace(
-            experiment, quick=_share(experiment.quick, workers), deepthink=_share(experiment.deepthink, workers)
-        )
-        """As workers play it."""
         self._lost: set[int] = set()
+        self._replaced = 0
+        """Workers."""
         self._again: deque[Assignment] = deque()
         self._ended: deque[tuple[_Seat, Assignment, Episode, Trajectory]] = deque()
         """What has ended and was not yielded yet, and where."""
@@ -147,10 +88,15 @@ class RayRollout:
         self._replicas: list[Any] = []
         self._started = connect(cluster.address)
         try:
+            workers = self._workers = cluster.workers(experiment)
+            shares = [_share(model, workers) for model in (experiment.quick, experiment.deepthink)]
+            self.experiment = replace(experiment, quick=shares[0], deepthink=shares[1])
+            """As workers play it."""
             check_gpus(experiment, cluster)
             self.quick, self.deepthink = self._models()
+            self._watch = Watch(self._replicas)
             share, more = divmod(experiment.train.num_envs, workers)
-            self._seats += [self._seat(share + (i < more)) for i in range(workers)]
+            self._seats += [self._seat(i, share + (i < more)) for i in range(workers)]
             answers_of([seat.actor.start.remote() for seat in self._seats])
         except BaseException:
             self.close()
@@ -165,6 +111,11 @@ class RayRollout:
     def num_waiting(self) -> int:
         """Episodes that have ended and were not yielded yet: they wait to be learned from."""
         return len(self._ended)
+
+    @property
+    def restarts(self) -> tuple[int, int]:
+        """How many workers were replaced, and how many replicas started again, since they died."""
+        return self._replaced, self._watch.count
 
     def _models(self) -> tuple[RemoteLM | None, RemoteLM | None]:
         """QUICK and DEEPTHINK in their replicas; None for one behind a server."""
@@ -181,9 +132,10 @@ class RayRollout:
         quick, deepthink = (RemoteLM(each, answer_of(each[0].name.remote())) if each else None for each in own)
         return quick, deepthink
 
-    def _seat(self, num_envs: int) -> _Seat:
-        made = ray.remote(_Worker).options(scheduling_strategy="SPREAD", num_cpus=0)
-        return _Seat(made.remote(self.experiment, num_envs, self.quick, self.deepthink), num_envs, num_envs)
+    def _seat(self, number: int, num_envs: int) -> _Seat:
+        made = ray.remote(Worker).options(scheduling_strategy="SPREAD", num_cpus=0)
+        models = [each and each.share(number, self._workers) for each in (self.quick, self.deepthink)]
+        return _Seat(made.remote(self.experiment, num_envs, *models), num_envs, num_envs)
 
     def __enter__(self) -> RayRollout:
         return self
@@ -196,6 +148,8 @@ class RayRollout:
     def close(self) -> None:
         """End workers and replicas, and Ray where it was started for them."""
         if ray.is_initialized():
+            if self._seats:
+                self._watch.last(LAST_LOOK_S)
             for actor in (*(seat.actor for seat in self._seats), *self._replicas):
                 ray.kill(actor)
             if self._started:
@@ -230,9 +184,9 @@ class RayRollout:
 
     def _look(self) -> None:
         """Take in every step that has ended; what its models or environments raised is raised by a later step."""
-        pending = self._pending()
+        self._watch.look()
         seats = {seat.pending: seat for seat in self._seats}
-        for ended in ray.wait(pending, num_returns=len(pending), timeout=0)[0] if pending else ():
+        for ended in _answered(self._pending(), 0):
             try:
                 self._answer(seats[ended])
             except Exception as error:
@@ -289,30 +243,36 @@ class RayRollout:
         seat.held, seat.pending = {}, None
         ray.kill(seat.actor)  # its answer may be lost, and itself alive
         if seat.failures >= RESTARTS:
-            raise RunError(f"a worker died {RESTARTS + 1} times in a row: {error}") from error
+            raise RunError(f"a worker died {RESTARTS + 1} times in a row: {why(error)}") from error
         if seat.failures:  # Ray may place it on a node of which it does not know yet that it is gone
             time.sleep(min(5.0, 0.2 * 2**seat.failures))
-        replaced = self._seat(seat.num_envs)
+        number = self._seats.index(seat)
+        replaced = self._seat(number, seat.num_envs)
         replaced.failures = seat.failures + 1
-        self._seats[self._seats.index(seat)] = replaced
+        self._replaced += 1
+        self._seats[number] = replaced
 
-    def state(self) -> list[dict[str, Any]]:
-        """Return the episodes that are being played, for a checkpoint; waits for all workers to take their step.
+    def state(self, patience: float | None = None) -> list[dict[str, Any]]:
+        """Return the episodes that are being played, for a checkpoint; waits for all workers to take their step, or for
+        `patience` seconds.
 
-        Those that ended and were not yielded, or whose worker died, are written down as ones to be begun. What a worker
-        raises meanwhile is raised by the next step.
+        Those that ended and were not yielded, whose worker died, or has not taken its step by then, are written down as
+        ones to be begun. What a worker raises meanwhile is raised by the next step.
         """
+        in_time = _answered(self._pending(), patience)
         for seat in list(self._seats):
-            if seat.pending is not None:
+            if seat.pending in in_time:
                 try:
                     self._answer(seat)
                 except Exception as error:
                     self._failed = self._failed or error
         found: list[dict[str, Any]] = []
         anew = [*(assignment for _, assignment, _, _ in self._ended), *self._again]
-        for seat in self._seats:
+        states = [seat.actor.state.remote() if seat.pending is None else None for seat in self._seats]
+        in_time = _answered([state for state in states if state is not None], patience)
+        for seat, state in zip(self._seats, states, strict=True):
             try:
-                there = answer_of(seat.actor.state.remote())
+                there = answer_of(state) if state in in_time else []
             except GONE:  # noticed again, and counted, at its next step
                 there = []
             found += there
@@ -333,6 +293,13 @@ class RayRollout:
                 self._replace(seat, error)
         self._again += [Assignment(**each["assignment"]) for each in rest]
         return anew + len(rest)
+
+
+def _answered(calls: Sequence[Any], seconds: float | None) -> list[Any]:
+    """Return those calls that are answered within so many seconds; all, where one may wait for their answers."""
+    if seconds is None or not calls:
+        return list(calls)
+    return list(ray.wait(list(calls), num_returns=len(calls), timeout=seconds)[0])
 
 
 def _share(model: ModelConfig, workers: int) -> ModelConfig:

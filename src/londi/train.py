@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from londi.rollout_ray import RayRollout
 
 METRICS_STEPS = 1_000
+HURRY_S = 5.0
+"""Seconds that a second interrupt leaves to workers over Ray to take the steps at which they are."""
 FORMAT = 3
 """Version of what a checkpoint holds beside the policies."""
 _COUNTERS = ("step", "started", "seconds", "begun_anew", "last_metrics", "snapshots", "losses")
@@ -72,6 +74,7 @@ class Trainer:
         explorers = {name: self.learners[name].explorer for name in players(t.learners)}
         behaviour = Behaviour(explorers or {"random": Never()})
         self.step = self.started = self.begun_anew = self.lost = 0
+        self.restarted = (0, 0)
         self.calls: int | None = 0
         """DEEPTHINK calls of the episodes that were learned from; None where an earlier version did not count them."""
         self.failures = Failures(self.experiment.deepthink.model)
@@ -111,6 +114,12 @@ class Trainer:
         """Episodes that were begun anew since the worker that played them died."""
         return self.lost + self.rollout.lost
 
+    @property
+    def num_restarted(self) -> tuple[int, int]:
+        """How many workers and replicas were started again since they died, since the run began."""
+        workers, replicas = self.rollout.restarts
+        return self.restarted[0] + workers, self.restarted[1] + replicas
+
     def _updates(self) -> int:
         return sum(learner.updates for learner in self.learners.values())
 
@@ -125,9 +134,9 @@ class Trainer:
         """Train to the end; on KeyboardInterrupt save a checkpoint and policies, and raise it on.
 
         Ctrl-C and SIGTERM wait until the episodes have taken their step and the learners have caught up, so that the
-        run goes on as if it had not been interrupted; a second one does not wait. Raises `RunError` where another
-        process trains into the folder, or did since this run was prepared; and `WriteError` where in the end not
-        everything can be written. Before the end, that is a warning.
+        run goes on as if it had not been interrupted; a second one does not wait (over Ray, for `HURRY_S`). Raises
+        `RunError` where another process trains into the folder, or did since this run was prepared; and `WriteError`
+        where in the end not everything can be written. Before the end, that is a warning.
         """
         t = self.experiment.train
         last_saved, begun = self.step, time.perf_counter() - self.seconds
@@ -150,7 +159,11 @@ class Trainer:
                     self._measure()
             finally:
                 self.pool.shutdown(wait=True)  # after an interrupt, learners may still be in the middle of an update
-                self.save()
+                try:
+                    self.save(HURRY_S if check.urgent else None)
+                except KeyboardInterrupt:  # while it waited for workers
+                    self.save(HURRY_S)
+                    raise
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -215,33 +228,38 @@ class Trainer:
         """Make the next row of metrics, which is to be written, and tell the trackers."""
         now = self._progress()
         row = {"step": self.step, "episodes": self.started, "seconds": round(self.seconds, 3)}
-        measured = {"success": now.success, "calls": now.calls, "failed": self.failures.count}
-        measured |= {"lost": self.num_lost, **self.losses}
+        workers, replicas = self.num_restarted
+        measured = {"success": now.success, "calls": now.calls, "failed": self.failures.count, "lost": self.num_lost}
+        measured |= {"workers_restarted": workers, "replicas_restarted": replicas, **self.losses}
         self.metrics.waiting.append(row | measured)
         self.last_metrics = self.step
         tell(self.trackers, self.step, measured)
 
-    def save(self) -> None:
+    def save(self, patience: float | None = None) -> None:
         """Write metrics, policies, and the checkpoint from which training goes on (without replay once it is done).
 
-        Raises `WriteError`. Metrics that can't be written are part of the checkpoint, and the run is not done before
-        they are.
+        `patience` is how many seconds workers have to end a step; see `RayRollout.state`. Raises `WriteError`. Metrics
+        that can't be written are part of the checkpoint, and the run is not done before they are.
         """
         try:
             self.metrics.write()
         finally:
             self._save_policies()
-            self._save_checkpoint()
+            self._save_checkpoint(patience)
 
-    def _save_checkpoint(self) -> None:
+    def _save_checkpoint(self, patience: float | None) -> None:
         done = self.step >= self.experiment.train.num_steps and not self.metrics.waiting
         state: dict[str, Any] = {name: getattr(self, name) for name in _COUNTERS}
-        state |= {"lost": self.num_lost, "calls": self.calls, "failed": self.failures.count}
-        state |= {"metrics": self.metrics.waiting}
+        state |= {"lost": self.num_lost, "restarted": list(self.num_restarted), "calls": self.calls}
+        state |= {"failed": self.failures.count, "metrics": self.metrics.waiting}
         state |= {"format": FORMAT, "features": FEATURES, "done": done}
         state["learners"] = {name: learner.state_dict() for name, learner in self.learners.items()}
         if not done:
-            state |= {"replay": self.replay.state(), "playing": self.rollout.state(), "recent": list(self.recent)}
+            state |= {
+                "replay": self.replay.state(),
+                "playing": self.rollout.state(patience),
+                "recent": list(self.recent),
+            }
             state["models"] = self.said | {name: model.state() for name, model in self.models.items()}
         save_checkpoint(self.run.checkpoint, state, keep=not done)
         self.begun_from = self.run.stamp()
@@ -274,6 +292,8 @@ class Trainer:
             self.lost, self.calls = state["lost"], state.get("calls")
             self.failures.count = state.get("failed", 0)
             self.metrics.waiting = list(state.get("metrics", ()))  # checkpoints of earlier versions hold none
+            workers, replicas = state.get("restarted", (0, 0))  # nor what was restarted
+            self.restarted = int(workers), int(replicas)
             self.recent.extend((bool(success), int(calls)) for success, calls in state["recent"])
             self.replay.restore(state["replay"])
             for name, said in state["models"].items():

@@ -20,11 +20,11 @@ ray = pytest.importorskip("ray")
 
 import numpy as np  # noqa: E402
 
-from londi import config  # noqa: E402
+from londi import config, lms  # noqa: E402
 from londi.bench.resume import what_came_out  # noqa: E402
-from londi.cli import main  # noqa: E402
+from londi.cli import main, runs  # noqa: E402
 from londi.cluster import Cluster  # noqa: E402
-from londi.config import Experiment  # noqa: E402
+from londi.config import Experiment, ModelConfig, ServerConfig  # noqa: E402
 from londi.errors import ConfigError  # noqa: E402
 from londi.run import load_checkpoint  # noqa: E402
 from londi.train import Trainer, prepare  # noqa: E402
@@ -74,6 +74,26 @@ def test_one_worker_is_what_no_ray_is(tmp_path: Path) -> None:
     assert what_came_out(tmp_path / "ray") == what_came_out(tmp_path / "serial")
 
 
+def test_one_worker_asks_all_replicas_at_once(tmp_path: Path) -> None:
+    trainer = prepare(tmp_path / "run", keydoor(), Cluster(num_workers=1, quick_replicas=2))
+    with trainer.rollout as playing:
+        quick = playing.quick  # type: ignore[union-attr]
+        assert quick is not None
+        for _ in playing.step() or ():
+            pass
+        asked = ray.get([each.__ray_call__.remote(lambda self: self.model.misses) for each in quick.replicas])
+        assert min(asked) > 0, "one is left idle"
+        env = trainer.envs[0]
+        seen = [env.reset(seed=seed) for seed in range(7)]
+        prompts = [trainer.experiment.env.prompt.render(i["goal"], [text], [], env.admissible) for text, i in seen]
+        split, alone = quick.share(0, 1), lms.load(trainer.experiment.quick)
+        answers = [each.action for each in split.decide(prompts, env.admissible)]
+        assert answers == [each.action for each in alone.decide(prompts, env.admissible)]
+        assert len(set(answers)) > 1, "their order shows"
+        shares = [quick.share(number, 2) for number in range(2)]
+        assert [(each.at_once, each.replicas[0]) for each in shares] == [(1, one) for one in quick.replicas]
+
+
 def test_workers_play_on_while_episodes_are_learned_from(tmp_path: Path) -> None:
     with prepare(tmp_path / "run", keydoor(), Cluster(num_workers=2)).rollout as playing:
         for _ in range(1_000):
@@ -87,20 +107,70 @@ def test_workers_play_on_while_episodes_are_learned_from(tmp_path: Path) -> None
         assert all(seat.pending is not answer for seat, answer in asked), "its step was not taken in"
 
 
+def test_what_is_learned_reaches_every_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None sets out with what is older than `broadcast_updates`; and what it plays by is what it was sent."""
+    trainer = prepare(tmp_path / "run", keydoor(), Cluster(num_workers=2, broadcast_updates=7))
+    playing: Any = trainer.rollout
+    go, ages = playing._go, list[int]()
+    played_by: list[tuple[bytes, bytes]] = []
+
+    def note(seat: Any) -> None:
+        go(seat)
+        ages.append(trainer._updates() - seat.version)
+
+    def weights(behaviour: Any) -> bytes:
+        return b"".join(
+            tensor.numpy().tobytes()
+            for each in behaviour.explorers.values()
+            for tensor in each.state()["weights"].values()
+        )
+
+    def progress(now: Any) -> None:
+        if now.step > 500 and not played_by:
+            for seat in playing._seats:
+                version, sent = playing._sent
+                if seat.version == version:
+                    mine = seat.actor.__ray_call__.remote(lambda self: self.rollout.agent.switcher)
+                    played_by.append((weights(ray.get(mine)), weights(ray.get(sent))))
+
+    first = weights(playing.switcher)
+    monkeypatch.setattr(playing, "_go", note)
+    trainer.train(progress)
+    assert 0 < max(ages) < 7
+    assert played_by
+    for there, sent in played_by:
+        assert there == sent != first
+
+
 def test_a_killed_worker_costs_its_episodes_and_no_more(tmp_path: Path) -> None:
     trainer = prepare(tmp_path / "run", keydoor(num_steps=900), Cluster(num_workers=2))
     killing(trainer, 300, lambda: ray.kill(trainer.rollout._seats[0].actor))  # type: ignore[union-attr]
     assert trainer.step >= 900
     assert trainer.num_lost == 4, "what its half of the environments played"
+    assert trainer.num_restarted == (1, 0)
     assert budgets_hold(trainer)
 
 
-def test_a_killed_replica_costs_nothing(tmp_path: Path) -> None:
+def test_a_killed_replica_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is told of, also where the training ends by an interruption."""
     trainer = prepare(tmp_path / "run", keydoor(num_steps=900), Cluster(num_workers=2))
     killing(trainer, 200, lambda: ray.kill(trainer.rollout.deepthink.replicas[0], no_restart=False))  # type: ignore[union-attr]
     assert trainer.step >= 900
-    assert trainer.num_lost == 0
+    assert (trainer.num_lost, trainer.num_restarted) == (0, (0, 1))
     assert budgets_hold(trainer)
+
+    def interrupted(progress: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "train", interrupted)
+    monkeypatch.setattr("londi.train.prepare", lambda *given: trainer)
+    with pytest.raises(KeyboardInterrupt):
+        runs._train(tmp_path / "run", trainer.experiment)
+    assert "1 replica was restarted; no episode was lost" in capsys.readouterr().err
+    assert runs._restarts(4, 1, 2) == "2 replicas and 1 worker were restarted; 4 episodes were begun anew"
+    assert not runs._restarts(0, 0, 0)
 
 
 def test_it_goes_on_with_what_was_being_played(tmp_path: Path) -> None:
@@ -142,10 +212,37 @@ def test_what_ends_while_a_checkpoint_is_written_is_in_it(tmp_path: Path) -> Non
                 assert not seen & written
 
 
+@pytest.mark.parametrize(
+    ("given", "cluster"),
+    [
+        (["--ray"], Cluster()),
+        (["--ray", "--workers", "3"], Cluster("local", 3)),
+        (["--ray", "auto", "--deepthink-replicas", "2"], Cluster("auto", deepthink_replicas=2)),
+    ],
+)
+def test_ray_may_be_bare(given: list[str], cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(runs, "_train", lambda *made: asked.append(made[-1]))
+    experiment = str(ROOT / "experiments" / "keydoor.toml")
+    main(["train", experiment, *given])
+    main(["train", *given, "--run", "run", experiment])
+    assert asked == [cluster, cluster]
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", experiment, "--ray", "auto", "local"])
+
+
+def test_how_many_workers() -> None:
+    """Unless it is said: the CPUs, which Ray has two of here, the environments or the server, whichever are fewest."""
+    server = ModelConfig("openai:toy", server=ServerConfig("http://127.0.0.1:9/v1", "", concurrency=1))
+    assert [Cluster().workers(keydoor(num_envs=count)) for count in (8, 2, 1)] == [2, 2, 1]
+    assert Cluster().workers(replace(keydoor(), deepthink=server)) == 1
+    assert Cluster(num_workers=4).workers(replace(keydoor(), deepthink=server)) == 4
+
+
 def test_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["train", str(ROOT / "experiments" / "keydoor.toml"), "--run", str(tmp_path / "run"), "--workers", "4"])
-    assert "--ray local" in capsys.readouterr().err
+    assert "add --ray" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     with pytest.raises(ConfigError, match="at least 1 worker"):
         Cluster(num_workers=0)
@@ -226,18 +323,35 @@ def test_a_node_is_killed_in_mid_training(tmp_path: Path) -> None:
 
 def test_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "short.toml").write_text(config.dump(keydoor()))
-    command = [sys.executable, "-m", "londi.cli", "train", "short.toml", "--run", "run", "--ray", "local"]
+    command = [sys.executable, "-m", "londi.cli", "train", "short.toml", "--run", "run", "--ray"]
     begun = time.monotonic()
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "trained: run" in done.stdout
     assert time.monotonic() - begun < 280
-    command[-1] = "127.0.0.1:1"
-    command[-3] = "other"
+    command[-2:] = ["other", "--ray", "127.0.0.1:1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 2
     assert "there is no Ray cluster at '127.0.0.1:1'" in done.stderr
     assert not (tmp_path / "other").exists()
+
+
+def test_killed_with_one_worker_it_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    made = keydoor(checkpoint_steps=50)
+    prepare(tmp_path / "whole", made).train()
+    (tmp_path / "short.toml").write_text(config.dump(made))
+    command = [sys.executable, "-m", "londi.cli", "train", "short.toml", "--run", "run", "--ray", "--workers", "1"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    limit, checkpoint = time.monotonic() + 120, tmp_path / "run" / "checkpoints" / "last.pt"
+    while not checkpoint.is_file() and time.monotonic() < limit and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    resumed = prepare(tmp_path / "run", made, Cluster(num_workers=1))
+    assert 0 < resumed.step < 600
+    resumed.train()
+    assert (resumed.begun_anew, resumed.num_lost) == (0, 0)
+    assert what_came_out(tmp_path / "run") == what_came_out(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
 
 ray = pytest.importorskip("ray")
 
-from ray.exceptions import RayActorError  # noqa: E402
+from ray.exceptions import OutOfMemoryError, RayActorError  # noqa: E402
 
 from londi import config, rollout_ray  # noqa: E402
 from londi.bench.server import Script, ScriptedServer  # noqa: E402
@@ -42,6 +44,7 @@ def breakable(prompt):
     if Path(__file__).with_name("broken").exists():
         raise ModelError("it is broken")
     return quick_policy(prompt)
+
 """
 
 
@@ -62,7 +65,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
-        patch.setenv("PYTHONPATH", str(folder))
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
         ray.init(address="local", num_cpus=2, num_gpus=1, log_to_driver=False, include_dashboard=False)
         yield folder
         ray.shutdown()
@@ -125,9 +128,11 @@ def test_what_had_ended_is_yielded_before_what_failed_is_raised(tmp_path: Path, 
                 playing._go(seat)
         ray.wait(playing._pending(), num_returns=2, timeout=60)
         seen: set[int] = set()
-        with pytest.raises(ModelError, match="it is broken"):
-            seen.update(episode.seed for _ in range(100) for episode, _ in playing.step())
-        (models / "broken").unlink()
+        try:
+            with pytest.raises(ModelError, match="it is broken"):
+                seen.update(episode.seed for _ in range(100) for episode, _ in playing.step())
+        finally:
+            (models / "broken").unlink()
         assert ended <= seen
         written = seeds(playing.state())
         assert seen | written == {2**32 + number for number in range(trainer.started)}
@@ -193,6 +198,73 @@ def test_every_episode_is_somewhere_once(tmp_path: Path, monkeypatch: pytest.Mon
         with pytest.raises(RunError, match="died 1 times"):
             seen.update(episode.seed for _ in range(1_000) for episode, _ in playing.step())
         check()
+
+
+def test_a_worker_whose_node_has_no_memory_left_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray says so by an error of its own, which is neither a death nor a lost answer."""
+    trainer = prepare(tmp_path / "run", keydoor(), Cluster(num_workers=2))
+    answer_of, killed, playing = replicas.answer_of, 0, trainer.rollout
+    assert isinstance(playing, RayRollout)
+    no_memory = OutOfMemoryError("1 worker(s) were killed\nRefer to the documentation")  # type: ignore[no-untyped-call]
+
+    def none_left(reference: Any) -> Any:
+        nonlocal killed
+        if killed in (1, 3):
+            killed += 1
+            raise no_memory
+        return answer_of(reference)
+
+    def progress(now: Any) -> None:
+        nonlocal killed
+        if now.step > 100 and not killed:
+            killed = 1  # the next step that is answered
+        elif killed == 2:
+            before = seeds(playing.state())  # no worker has a step to take now
+            killed = 3
+            assert seeds(playing.state()) == before
+            assert killed == 4
+
+    monkeypatch.setattr(rollout_ray, "answer_of", none_left)
+    trainer.train(progress)
+    assert (trainer.step >= 300, killed) == (True, 4)
+    assert trainer.num_lost == 4, "what its half of the environments played"
+    assert trainer.num_restarted == (1, 0)
+    assert replicas.why(no_memory) == "1 worker(s) were killed"
+
+
+@pytest.mark.parametrize("waits", [(1.0, 1.5), (0.0, 1.0)], ids=["while it waits for a step", "while it saves"])
+def test_a_second_signal_does_not_wait_for_what_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: tuple[float, float]
+) -> None:
+    monkeypatch.setattr("londi.train.HURRY_S", 0.5)
+    trainer = prepare(tmp_path / "run", keydoor(), Cluster(num_workers=2))
+    seats = trainer.rollout._seats  # type: ignore[union-attr]
+    hanging = ray.get([seat.actor.__ray_call__.remote(lambda self: os.getpid()) for seat in seats])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    ended = 0
+
+    def progress(now: Any) -> None:
+        nonlocal ended
+        ended += 1
+        if ended == 10:
+            for pid in hanging:
+                os.kill(pid, signal.SIGSTOP)
+            for seconds in waits:
+                Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    begun = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train(progress)
+    finally:
+        for pid in hanging:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - begun < 60
+    written = load_checkpoint(trainer.run.checkpoint)["playing"]
+    assert not any(each["begun"] for each in written), "none of them could take its step"
+    assert len(seeds(written)) + ended == trainer.started
 
 
 WRONG = {

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -89,6 +90,34 @@ def test_what_fails_is_named_and_the_rest_is_kept(tmp_path: Path, short: Path) -
     assert "keydoor-1.log" in done.stderr
     assert len([line for line in done.stderr.splitlines() if "keydoor-1" in line]) == 1, "a line for each"
     assert "Traceback" not in done.stderr
+    assert (tmp_path / "runs" / "sweep" / "keydoor-0" / "frontier.json").is_file()
+
+
+DYING = """
+import os
+import signal
+from pathlib import Path
+
+from londi.envs.keydoor import quick_policy
+
+
+def quick(prompt):
+    deaths = Path(__file__).with_name("deaths")
+    if not deaths.is_file():
+        deaths.touch()
+        for pid in os.getppid(), os.getpid():  # the trial, and the training that it started
+            os.kill(pid, signal.SIGKILL)
+    return quick_policy(prompt)
+"""
+
+
+def test_what_is_lost_is_started_again(tmp_path: Path, short: Path) -> None:
+    (tmp_path / "dying.py").write_text(DYING)
+    made = config.load(short)
+    short.write_text(config.dump(replace(made, quick=replace(made.quick, model="python:dying:quick"))))
+    done = sweep("--seeds", "0", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "deaths").is_file()
     assert (tmp_path / "runs" / "sweep" / "keydoor-0" / "frontier.json").is_file()
 
 

@@ -22,6 +22,25 @@ DEMO = Path(__file__).parents[1] / "templates" / "demo.toml"
 app = tyro.extras.SubcommandApp()
 
 
+def _address(given: list[str]) -> str | None:
+    """What `--ray` says: bare, this machine."""
+    if len(given) > 1:
+        raise ValueError(f"--ray takes one address, not {len(given)}")
+    return given[0] if given else "local"
+
+
+_Address = Annotated[
+    str | None,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[ADDRESS]",
+        instance_from_str=_address,
+        is_instance=lambda value: value is None or isinstance(value, str),
+        str_from_instance=lambda value: [str(value)],
+    ),
+]
+
+
 @app.command
 def train(
     experiment: tyro.conf.Positional[Path],
@@ -29,8 +48,8 @@ def train(
     seed: int | None = None,
     steps: int | None = None,
     track: tuple[str, ...] = (),
-    ray: str | None = None,
-    workers: int = 2,
+    ray: _Address = None,
+    workers: int | None = None,
     quick_replicas: int = 1,
     deepthink_replicas: int = 1,
     quick_gpus: float | None = None,
@@ -45,8 +64,9 @@ def train(
         steps: environment steps, instead of the file's.
         track: where metrics go beside metrics.jsonl: tensorboard, wandb (offline unless WANDB_MODE says otherwise),
             mlflow; all into the run folder.
-        ray: spread it over Ray: `local` for processes on this machine, `auto` or an address for a cluster.
-        workers: with --ray, processes that share train.num_envs environments.
+        ray: spread it over Ray: alone for processes on this machine, with `auto` or an address for a cluster.
+        workers: with --ray, processes that share train.num_envs environments; default as many as there are CPUs, but
+            no more than environments, or than server.concurrency.
         quick_replicas: with --ray, processes that hold QUICK.
         deepthink_replicas: with --ray, processes that hold DEEPTHINK.
         quick_gpus: with --ray, GPUs of each of QUICK's replicas, such as 0.5 where two share one; default 1 for a model
@@ -61,8 +81,8 @@ def train(
     folder = run or Path("runs") / f"{setting.name}-{setting.seed}"
     cluster = None
     spread = (workers, quick_replicas, deepthink_replicas, quick_gpus, deepthink_gpus)
-    if ray is None and spread != (2, 1, 1, None, None):
-        raise ConfigError("--workers, replicas and their GPUs are for Ray: name it, as with --ray local")
+    if ray is None and spread != (None, 1, 1, None, None):
+        raise ConfigError("--workers, replicas and their GPUs are for Ray: add --ray")
     if ray is not None:
         from londi.cluster import Cluster
 
@@ -92,10 +112,28 @@ def _train(folder: Path, setting: config.Experiment, track: Sequence[str] = (), 
         except LondiError:  # `main` says what it was
             err.print(f"training failed at step {trainer.step:,}; once that is mended, the same command goes on")
             raise
-    if trainer.failures.count:
-        err.print(f"{trainer.failures.count:,} DEEPTHINK calls failed, and QUICK acted")
-    if trainer.num_lost:
-        err.print(f"{trainer.num_lost} episodes were lost with a worker that died, and begun anew")
+        finally:
+            if trainer.failures.count:
+                err.print(f"{trainer.failures.count:,} DEEPTHINK calls failed, and QUICK acted")
+            if said := _restarts(trainer.rollout.lost, *trainer.rollout.restarts):
+                err.print(said)
+
+
+def _restarts(episodes: int, workers: int, replicas: int) -> str:
+    """Say what died over Ray and what that cost; nothing where nothing died."""
+    died = [_counted(count, name) for count, name in ((replicas, "replica"), (workers, "worker")) if count]
+    if not died:
+        return ""
+    cost = f"{_counted(episodes, 'episode')} {_were(episodes)} begun anew" if episodes else "no episode was lost"
+    return f"{' and '.join(died)} {_were(replicas + workers)} restarted; {cost}"
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count} {name}{'' if count == 1 else 's'}"
+
+
+def _were(count: int) -> str:
+    return "was" if count == 1 else "were"
 
 
 @app.command

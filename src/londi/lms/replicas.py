@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
-from itertools import cycle, islice
+from functools import cached_property, partial
+from itertools import cycle, islice, pairwise
+from math import ceil
 from threading import Lock
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from londi import lms
 from londi.cluster import num_gpus
@@ -24,7 +26,9 @@ RESTARTS = 20
 """A replica is started again so often; a worker likewise in a row without having taken a step."""
 PLACED_S = 120.0
 """Seconds in which every replica must have got its place in the cluster; how long its model takes to load is free."""
-GONE = (RayActorError, ObjectLostError)
+DEAD = (RayActorError, OutOfMemoryError)
+"""What a call raises whose process has died; the latter where Ray ended it since the node's memory ran out."""
+GONE = (*DEAD, ObjectLostError)
 """What a call raises whose process has died, or whose answer was lost with the node on which it lay."""
 
 
@@ -49,8 +53,9 @@ class _Replica:
         torch.set_num_threads(self.threads)
         return lms.CachedLM(lms.load(self.config))
 
-    async def placed(self) -> None:
-        """Answer, once it has its place; also while it loads."""
+    async def placed(self) -> str:
+        """Answer which process it is, once it has its place; also while it loads."""
+        return str(ray.get_runtime_context().get_worker_id())
 
     async def name(self) -> str:
         return await asyncio.to_thread(lambda: self.model.name)
@@ -86,35 +91,58 @@ class _Replica:
 
 
 class RemoteLM:
-    """A `LanguageModel` behind replicas, which are asked in turn; one that died is asked again once it is back."""
+    """A `LanguageModel` behind replicas, which are asked in turn; one that died is asked again once it is back.
 
-    def __init__(self, replicas: Sequence[Any], name: str) -> None:
-        self.replicas, self.name = list(replicas), name
+    Prompts are split evenly over `at_once` replicas, which decide side by side.
+    """
+
+    def __init__(self, replicas: Sequence[Any], name: str, at_once: int = 1) -> None:
+        self.replicas, self.name, self.at_once = list(replicas), name, at_once
         self._next = cycle(range(len(self.replicas)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RemoteLM, (self.replicas, self.name)
+        return RemoteLM, (self.replicas, self.name, self.at_once)
+
+    def share(self, number: int, callers: int) -> RemoteLM:
+        """Return it as one of several callers asks it: its share of the replicas at once, beginning with other ones.
+
+        Where there are more callers than replicas nothing is split: all are busy, and larger batches are cheaper.
+        """
+        at_once = ceil(len(self.replicas) / callers)
+        first = number * at_once % len(self.replicas)
+        return RemoteLM(self.replicas[first:] + self.replicas[:first], self.name, at_once)
 
     def worst_case(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Usage]:
         """Return the worst cases of the model; raises `ModelError` where it knows none."""
-        found: list[Usage] = self._ask("worst_case", prompts, candidates)
-        return found
+        return self._ask("worst_case", prompts, candidates)
 
     def decide(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Decision]:
         """Return one decision a prompt; raises what the model raises."""
-        found: list[Decision] = self._ask("decide", prompts, candidates)
-        return found
+        return self._ask("decide", prompts, candidates)
 
-    def _ask(self, what: str, prompts: Sequence[str], candidates: Sequence[str] | None) -> Any:
+    def _ask(self, what: str, prompts: Sequence[str], candidates: Sequence[str] | None) -> list[Any]:
+        parts = max(1, min(self.at_once, len(prompts)))
+        ends = [len(prompts) * i // parts for i in range(parts + 1)]
+        asks = [partial(self._send, what, list(prompts[a:b]), candidates) for a, b in pairwise(ends)]
+        sent = [ask() for ask in asks]
+        return [each for ask, reference in zip(asks, sent, strict=True) for each in self._answer(ask, reference)]
+
+    def _send(self, what: str, prompts: list[str], candidates: Sequence[str] | None) -> Any:
+        return getattr(self.replicas[next(self._next)], what).remote(prompts, candidates)
+
+    def _answer(self, ask: Callable[[], Any], reference: Any) -> list[Any]:
+        """Return what a replica answers; where its answer is lost, another is asked."""
         for attempt in range(RESTARTS + 1):
-            replica = self.replicas[next(self._next)]
             try:
-                return answer_of(getattr(replica, what).remote(list(prompts), candidates))
-            except RayActorError as error:
-                raise ModelError(f"a replica of {self.name} died more than {RESTARTS} times: {error}") from error
+                found: list[Any] = answer_of(reference if attempt == 0 else ask())
+                return found
+            except DEAD as error:
+                raise ModelError(f"a replica of {self.name} died more than {RESTARTS} times: {why(error)}") from error
             except ObjectLostError as error:
                 if attempt == RESTARTS:
-                    raise ModelError(f"what replicas of {self.name} answer is lost again and again: {error}") from error
+                    raise ModelError(
+                        f"what replicas of {self.name} answer is lost again and again: {why(error)}"
+                    ) from error
         raise AssertionError  # pragma: no cover
 
 
@@ -142,6 +170,48 @@ def check_placed(made: Sequence[Any]) -> None:
     answers_of(asked)
 
 
+class Watch:
+    """Counts how often replicas were started again, which Ray does by itself: they say which processes they are."""
+
+    EVERY_S = 1.0
+    """Seconds after which they are asked again; to start one takes longer."""
+
+    def __init__(self, made: Sequence[Any]) -> None:
+        self.count = 0
+        self._made, self._due = list(made), 0.0
+        self._known: list[str] = answers_of([replica.placed.remote() for replica in made])
+        self._asked: dict[int, Any] = {}
+
+    def look(self) -> None:
+        """Count what is known by now; to be called often."""
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + self.EVERY_S
+            self._take_in(0.0)
+            self._ask()
+
+    def last(self, patience: float) -> None:
+        """Ask each once more, and wait as many seconds for the answers."""
+        self._take_in(0.0)
+        self._ask()
+        self._take_in(patience)
+
+    def _ask(self) -> None:
+        for i, replica in enumerate(self._made):
+            if i not in self._asked:
+                self._asked[i] = replica.placed.remote()
+
+    def _take_in(self, patience: float) -> None:
+        calls = list(self._asked.values())
+        answered = ray.wait(calls, num_returns=len(calls), timeout=patience)[0] if calls else []
+        for i in [i for i, call in self._asked.items() if call in answered]:
+            try:
+                now = answer_of(self._asked.pop(i))
+            except RayError:  # one that is dead for good is told of to those who ask it to decide
+                continue
+            self.count += now != self._known[i]
+            self._known[i] = now
+
+
 def answers_of(references: Sequence[Any]) -> list[Any]:
     """Return what processes that are being started answer; raises what the first to fail raises, at once.
 
@@ -154,9 +224,8 @@ def answers_of(references: Sequence[Any]) -> list[Any]:
             answer_of(done)
         return [answer_of(reference) for reference in references]
     except GONE as error:
-        why = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise RunError(
-            f"a process died while it was started (has each node the same londi, with its extras?): {why[-1]}"
+            f"a process died while it was started (has each node the same londi, with its extras?): {why(error)}"
         ) from error
 
 
@@ -168,6 +237,12 @@ def answer_of(reference: Any) -> Any:
         cause = error.cause
         while isinstance(cause, RayTaskError):  # a worker's call of a replica
             cause = cause.cause
-        if isinstance(cause, LondiError | ImportError | RayActorError | ObjectLostError):
+        if isinstance(cause, (LondiError, ImportError, *GONE)):
             raise cause from None
         raise
+
+
+def why(error: Exception) -> str:
+    """Return in a line what Ray says of a death in many."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0 if isinstance(error, OutOfMemoryError) else -1]

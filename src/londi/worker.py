@@ -1,0 +1,86 @@
+"""What a worker of a cluster does: some of the environments, and an agent that plays in them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import ray
+
+from londi import lms
+from londi.agent import Agent
+from londi.config import Experiment
+from londi.episode import Episode
+from londi.learners.replay import Trajectory
+from londi.lms.replicas import RemoteLM
+from londi.making import make_encoder, make_envs
+from londi.rollout import Assignment, Rollout
+from londi.switchers import Never, Switcher
+
+
+class Worker:
+    """Some of the environments, and an agent that plays in them."""
+
+    def __init__(
+        self, experiment: Experiment, num_envs: int, quick: RemoteLM | None, deepthink: RemoteLM | None
+    ) -> None:
+        self.experiment, self.num_envs, self.models = experiment, num_envs, (quick, deepthink)
+        self.given: deque[Assignment] = deque()
+
+    @cached_property
+    def rollout(self) -> Rollout:
+        """Made when it is first needed: what a constructor raises reaches the driver as the death of its process."""
+        import torch
+
+        made = self.experiment
+        torch.set_num_threads(made.train.threads)
+        quick, deepthink = (
+            given or lms.CachedLM(lms.load(config))
+            for given, config in zip(self.models, (made.quick, made.deepthink), strict=True)
+        )
+        agent = Agent(quick, deepthink, make_encoder(made), Never(), made.env.prompt)
+        envs = make_envs(made, self.num_envs)
+        return Rollout(envs, agent, _Drain(self.given), made.env.id, made.train.price_measure)
+
+    def start(self) -> None:
+        """Make environments and models; raises what they raise."""
+        _ = self.rollout
+
+    def step(
+        self, assignments: Sequence[Assignment], switcher: Switcher | None
+    ) -> tuple[list[tuple[Episode, Trajectory]], int]:
+        """Take a step; return what ended, and how many environments are idle now."""
+        self.given += assignments
+        if switcher is not None:
+            self.rollout.agent.switcher = switcher
+        ended = list(self.rollout.step() or ())
+        return ended, self.rollout.num_idle
+
+    def where(self) -> str:
+        """Return the id of its node."""
+        return str(ray.get_runtime_context().get_node_id())
+
+    def state(self) -> list[dict[str, Any]]:
+        """Return the episodes that it plays, see `Rollout.state`."""
+        return self.rollout.state()
+
+    def restore(self, state: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+        """Go on with episodes; return how many begin anew, and how many environments are idle."""
+        return self.rollout.restore(state), self.rollout.num_idle
+
+
+class _Drain:
+    """What was handed in and is not begun yet; more may come later."""
+
+    def __init__(self, given: deque[Assignment]) -> None:
+        self.given = given
+
+    def __iter__(self) -> Iterator[Assignment]:
+        return self
+
+    def __next__(self) -> Assignment:
+        if not self.given:
+            raise StopIteration
+        return self.given.popleft()
