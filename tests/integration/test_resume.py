@@ -52,9 +52,9 @@ def copied_at(trainer: Trainer, checkpoint: int, to: Path, monkeypatch: pytest.M
     """Have the folder copied right after that checkpoint: what a kill would leave behind."""
     saved, save = 0, trainer.save
 
-    def and_copy() -> None:
+    def and_copy(patience: float | None = None) -> None:
         nonlocal saved
-        save()
+        save(patience)
         saved += 1
         if saved == checkpoint:
             shutil.copytree(trainer.run.path, to)
@@ -110,7 +110,7 @@ def test_what_is_killed_before_a_checkpoint_shows_nothing(
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_waits_for_the_end_of_the_step(tmp_path: Path, number: int, code: int) -> None:
-    experiment = short(KEYDOOR, num_steps=1_400, checkpoint_steps=10_000, updates_per_step=0.1)
+    experiment = short(KEYDOOR, num_steps=2_400, checkpoint_steps=10_000, updates_per_step=0.1)
     prepare(tmp_path / "whole", experiment).train()
     (tmp_path / "short.toml").write_text(config.dump(experiment))
     command = [sys.executable, "-m", "londi.cli", "train", str(tmp_path / "short.toml"), "--run", "run"]
