@@ -15,7 +15,7 @@ from londi.records import Record
 from londi.reproduce import TRAINED, Method, Table
 from londi.where import COUNTS
 
-SCHEMA = 1
+SCHEMA = 2
 KEPT = (0.99, 0.95)
 """Shares of DEEPTHINK's success for which the cheapest policy is chosen."""
 ENOUGH = 5
