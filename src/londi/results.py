@@ -56,9 +56,9 @@ def _task(table: Table, own: Sequence[Job], found: Mapping[str, Record]) -> dict
     for method in table.methods:
         kinds = (f"{method.name} {i}" for i in range(len(method.runs)))
         apart = [[found[job.folder.name] for job in own if job.method == kind] for kind in kinds]
-        shared = common if method.family in TRAINED else common[:1] * len(common)
-        pooled = [list(group) for group in zip(*apart, strict=True)] if apart else [[one] for one in shared]
-        methods[method.name] = _method(method, common, pooled)
+        bases = common if method.family in TRAINED else common[:1] * len(common)  # with what it was measured beside
+        pooled = [list(group) for group in zip(*apart, strict=True)] if apart else [[one] for one in bases]
+        methods[method.name] = _method(method, bases, pooled)
     models = {
         name: {
             key: mean(frontier.find(t["policies"], name)[key]["mean"] for t in common) for key in ("success", "calls")
