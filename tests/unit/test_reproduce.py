@@ -66,7 +66,14 @@ def table(tmp_path: Path) -> reproduce.Table:
 
 def row(name: str, kind: str, calls: float, success: float) -> dict[str, Any]:
     spread = {"mean": success, "low": success, "high": success}
-    numbers = {"flops": 10 * calls, "tokens": 1.0, "seconds": 1.0, "dollars": 0.0, "violations": 0, "episodes": 40}
+    numbers: dict[str, Any] = {
+        "flops": 10 * calls,
+        "tokens": 1.0,
+        "seconds": 1.0,
+        "dollars": 0.0,
+        "violations": 0,
+        "episodes": 40,
+    }
     numbers |= {"switches": 3.0, "solved": frontier.packed([i < 40 * success for i in range(40)])}
     counted = {"mean": calls, "max": 2 * calls}
     return {"name": name, "kind": kind, "value": calls, "success": spread, "calls": counted, **numbers}
