@@ -148,7 +148,7 @@ def _overall(result: Mapping[str, Any]) -> list[str]:
         cells = [_between(row["iqm"], row, 3), *("" if b is None else _between(b["all"], b, 2) for b in better)]
         lines.append(f"| {' | '.join([name, *cells])} |")
     tasks = next(iter(rows.values()))["tasks"]
-    if len(tasks) > 1:
+    if ours and len(tasks) > 1:
         lines += ["", f"| probability that {ours[0]} is better, by hypervolume / by AIQ | {' | '.join(tasks)} |"]
         lines.append(f"|---|{'---:|' * len(tasks)}")
         for name, row in rows.items():

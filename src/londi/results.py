@@ -134,8 +134,8 @@ def _chosen(found: Mapping[str, Any], base: Record) -> tuple[dict[str, Any], _So
 
 def _interval(solved: Sequence[_Solved]) -> list[float] | None:
     """95 % interval of the success that the choices of all seeds keep; None where a run has no choice, or does not say
-    which episodes it solved."""
-    pairs = [pair for pair in solved if pair]
+    which episodes it solved, and where DEEPTHINK solved none."""
+    pairs = [pair for pair in solved if pair and pair[1].any()]
     if not pairs or len(pairs) < len(solved):
         return None
     return list(protocol.kept_interval(np.stack([own for own, _ in pairs]), pairs[0][1]))

@@ -79,10 +79,10 @@ def row(name: str, kind: str, calls: float, success: float) -> dict[str, Any]:
     return {"name": name, "kind": kind, "value": calls, "success": spread, "calls": counted, **numbers}
 
 
-def finish(job: Job, rows: list[dict[str, Any]]) -> None:
-    """Write what a run leaves, with these rows beside QUICK and DEEPTHINK."""
+def finish(job: Job, rows: list[dict[str, Any]], alone: tuple[float, float] = (0.4, 0.8)) -> None:
+    """Write what a run leaves, with these rows beside QUICK and DEEPTHINK, which solve so much alone."""
     Run.create(job.folder, job.experiment)
-    rows = [row("QUICK", "model", 0, 0.4), row("DEEPTHINK", "model", 10, 0.8), *rows]
+    rows = [row("QUICK", "model", 0, alone[0]), row("DEEPTHINK", "model", 10, alone[1]), *rows]
     steps = job.experiment.train.num_steps
     measured = {"config": config.dump(job.experiment), "policies": Run.open(job.folder).fingerprints()}
     data = {"policies": rows, "selection": rows, "env_steps": steps, "episodes": 40, "measured": measured}
@@ -179,6 +179,23 @@ def test_what_others_have_no_counterpart_of_can_be_left_out(table: reproduce.Tab
     every = [job for job in reproduce.jobs(table, tmp_path) if job.method != "prices"]
     found = results_of(fewer, every, reproduce.collect(table, every, {}))["tasks"]["key and door"]["methods"]["SAC"]
     assert (found["settings"], found["hypervolume"]) == (1, pytest.approx([0.5 * 0.2 + 0.75 * 0.8] * 2))
+
+
+def test_a_method_alone_in_two_tasks_is_compared_with_nothing(table: reproduce.Table, tmp_path: Path) -> None:
+    two = (table.tasks[0], replace(table.tasks[0], name="again"))
+    alone = replace(table, tasks=two, methods=(table.methods[0], table.methods[-1]))
+    for job in reproduce.jobs(alone, tmp_path):
+        finish(job, [row("price 0.1", "price", 2, 0.8), row("disagreement oracle", "oracle", 2, 0.8)])
+    assert published.markdown(results(alone, tmp_path))[-3] == "| prices | 0.800 |"
+
+
+def test_where_deepthink_solves_nothing_there_is_no_interval(table: reproduce.Table, tmp_path: Path) -> None:
+    alone = replace(table, methods=table.methods[:1])
+    for job in reproduce.jobs(alone, tmp_path):
+        finish(job, [row("price 0.1", "price", 2, 0.0)], (0.0, 0.0))
+    prices = results(alone, tmp_path)["tasks"]["key and door"]["methods"]["prices"]
+    assert prices["at_99"][0] is not None
+    assert prices["interval"] is None
 
 
 def test_five_seeds_make_intervals(table: reproduce.Table, tmp_path: Path) -> None:
@@ -557,3 +574,25 @@ def test_the_printed_numbers_are_the_ones_that_a_fresh_run_finds(
 def test_a_line_of_the_picture_leaves_out_what_another_setting_beats() -> None:
     points = [(0.0, 0.2), (0.3, 0.6), (0.5, 0.4), (0.6, 0.6), (0.9, 0.8)]
     assert panels._best(points) == [(0.0, 0.2), (0.3, 0.6), (0.9, 0.8)]
+
+
+def test_what_the_page_says_of_all_runs_is_in_its_numbers() -> None:
+    """Sentences that count over the tables of BabyAI."""
+    found = json.loads((ROOT / "experiments" / "tables" / "babyai.json").read_text())["tasks"]
+    text = " ".join((ROOT / "docs" / "results.md").read_text().split())
+    every = [method for task in found.values() for method in task["methods"].values()]
+    assert sum(method["violations"] for method in every) == 0
+    assert f"0 violations in {sum(method['under_budget'] for method in every):,} episodes" in text
+    prices, budgets = (
+        [t["methods"][f"learned {kind}"]["at_99"] for t in found.values()] for kind in ("prices", "budgets")
+    )
+    kept = [one["success_ratio"] for task in prices for one in task]
+    assert f"the test {sum(share >= 0.99 for share in kept)} of them keep 99 %" in text
+    assert f"the others from {100 * min(kept):.1f} % on" in text
+    means = [sum(one["success_ratio"] for one in task) / len(task) for task in prices]
+    assert f"from {100 * min(means):.1f} to {100 * max(means):.1f} % of it" in text
+    names = [[one and one["name"] for one in task] for task in budgets]
+    ten, whole, none = (sum(task.count(name) for task in names) for name in ("budget 10", "budget unlimited", None))
+    assert (ten, whole, none) == (8 + 1, 19, 2)
+    assert "10 calls are chosen in eight runs of go to and pick up and in one of open door" in text
+    assert "what budgets learn without a limit in nineteen; in two runs none passes" in text
