@@ -17,6 +17,7 @@ from typing import Any
 
 import ray
 
+from londi.broadcast import pack
 from londi.cluster import Cluster, check_gpus, connect, served
 from londi.config import Experiment, ModelConfig
 from londi.episode import Episode
@@ -214,7 +215,7 @@ class RayRollout:
     def _go(self, seat: _Seat) -> None:
         now, stale = self._version(), 1 if len(self._seats) == 1 else self.cluster.broadcast_updates
         if self._sent[1] is None or now - self._sent[0] >= stale:
-            self._sent = now, ray.put(self.switcher)
+            self._sent = now, ray.put(pack(self.switcher))
         version, sent = self._sent
         new = [self._again.popleft() for _ in range(min(seat.idle, len(self._again)))]
         new += islice(self._waiting, seat.idle - len(new))

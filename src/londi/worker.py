@@ -11,13 +11,14 @@ import ray
 
 from londi import lms
 from londi.agent import Agent
+from londi.broadcast import Packed
 from londi.config import Experiment
 from londi.episode import Episode
 from londi.learners.replay import Trajectory
 from londi.lms.replicas import RemoteLM
 from londi.making import make_encoder, make_envs
 from londi.rollout import Assignment, Rollout
-from londi.switchers import Never, Switcher
+from londi.switchers import Never
 
 
 class Worker:
@@ -49,12 +50,12 @@ class Worker:
         _ = self.rollout
 
     def step(
-        self, assignments: Sequence[Assignment], switcher: Switcher | None
+        self, assignments: Sequence[Assignment], switcher: Packed | None
     ) -> tuple[list[tuple[Episode, Trajectory]], int]:
         """Take a step; return what ended, and how many environments are idle now."""
         self.given += assignments
         if switcher is not None:
-            self.rollout.agent.switcher = switcher
+            self.rollout.agent.switcher = switcher.unpack()
         ended = list(self.rollout.step() or ())
         return ended, self.rollout.num_idle
 

@@ -131,7 +131,7 @@ def test_what_is_learned_reaches_every_worker(tmp_path: Path, monkeypatch: pytes
                 version, sent = playing._sent
                 if seat.version == version:
                     mine = seat.actor.__ray_call__.remote(lambda self: self.rollout.agent.switcher)
-                    played_by.append((weights(ray.get(mine)), weights(ray.get(sent))))
+                    played_by.append((weights(ray.get(mine)), weights(ray.get(sent).unpack())))
 
     first = weights(playing.switcher)
     monkeypatch.setattr(playing, "_go", note)

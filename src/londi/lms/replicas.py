@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import cycle, islice, pairwise
-from math import ceil
+from math import lcm
 from threading import Lock
 from typing import Any
 
@@ -104,13 +104,19 @@ class RemoteLM:
         return RemoteLM, (self.replicas, self.name, self.at_once)
 
     def share(self, number: int, callers: int) -> RemoteLM:
-        """Return it as one of several callers asks it: its share of the replicas at once, beginning with other ones.
+        """Return it as one of several callers asks it: its share of the replicas.
 
-        Where there are more callers than replicas nothing is split: all are busy, and larger batches are cheaper.
+        With no more callers than replicas each has some to itself, and splits prompts over them; else callers sit
+        around the replicas evenly, one between two asks both in turn. If everybody asked all in turn, some would wait
+        for each other while replicas rest.
         """
-        at_once = ceil(len(self.replicas) / callers)
-        first = number * at_once % len(self.replicas)
-        return RemoteLM(self.replicas[first:] + self.replicas[:first], self.name, at_once)
+        count = len(self.replicas)
+        if count >= callers:
+            mine = self.replicas[number * count // callers : (number + 1) * count // callers]
+            return RemoteLM(mine, self.name, len(mine))
+        around = lcm(count, callers)
+        seats = range(number * around // callers, (number + 1) * around // callers)
+        return RemoteLM([self.replicas[seat * count // around] for seat in seats], self.name)
 
     def worst_case(self, prompts: Sequence[str], candidates: Sequence[str] | None = None) -> list[Usage]:
         """Return the worst cases of the model; raises `ModelError` where it knows none."""

@@ -1,0 +1,53 @@
+"""What workers are sent of the Switcher: its tensors as arrays, which Ray reads from shared memory.
+
+Torch writes a file of its own for each tensor that is pickled; reading those took workers more time than playing.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from ray.cloudpickle import CloudPickler
+
+
+@dataclass(frozen=True)
+class Packed:
+    """An object as bytes, and apart from them the contents of its arrays and tensors."""
+
+    skeleton: bytes
+    contents: list[NDArray[np.uint8]]
+
+    def unpack(self) -> Any:
+        """Return a copy of the object, whose arrays and tensors are its own."""
+        return pickle.loads(self.skeleton, buffers=[bytearray(each) for each in self.contents])
+
+
+def pack(something: Any) -> Packed:
+    """Pack an object that can be pickled; a tensor on a GPU is packed as pickle does it."""
+    contents: list[pickle.PickleBuffer] = []
+    file = io.BytesIO()
+    _Pickler(file, protocol=5, buffer_callback=contents.append).dump(something)
+    return Packed(file.getvalue(), [np.frombuffer(each.raw(), np.uint8) for each in contents])
+
+
+class _Pickler(CloudPickler):  # type: ignore[misc]
+    def reducer_override(self, obj: Any) -> Any:
+        if type(obj) in (torch.Tensor, torch.nn.Parameter) and _plain(obj):
+            return _tensor, (obj.detach().numpy(), type(obj) is torch.nn.Parameter, obj.requires_grad)
+        return super().reducer_override(obj)
+
+
+def _plain(tensor: torch.Tensor) -> bool:
+    """Whether it is an array in all but name."""
+    return tensor.device.type == "cpu" and tensor.layout == torch.strided and tensor.dtype != torch.bfloat16
+
+
+def _tensor(array: NDArray[Any], parameter: bool, requires_grad: bool) -> torch.Tensor:
+    made = torch.from_numpy(array)
+    return torch.nn.Parameter(made, requires_grad) if parameter else made.requires_grad_(requires_grad)
