@@ -84,19 +84,23 @@ def _throughput(found: Found) -> list[str]:
 
 
 def _replicas(found: Sequence[Found]) -> list[str]:
-    heads = ["replicas of QUICK and DEEPTHINK", "workers", "steps a second", "the most they can answer", "ratio"]
-    rows = [
-        [
-            " and ".join(map(str, each["replicas"])),
-            str(row["workers"]),
-            f"{row['ours']:.1f}",
-            f"{row['limit']:.1f}",
-            f"{row['ours'] / row['limit']:.2f}",
+    heads = ["workers", "steps a second", "linear, or what replicas can answer", "ratio", "the learner works"]
+    parts = ["### Replicas that answer one prompt after the other", ""]
+    for each in found:
+        rows = [
+            [
+                str(row["workers"]),
+                f"{row['ours']:.1f}",
+                f"{row['reference']:.1f}" + (" (replicas)" if row["reference"] == row["limit"] else ""),
+                f"{row['ratio']:.2f}",
+                plots.percent(row["learning"]),
+            ]
+            for row in each["rows"]
         ]
-        for each in found
-        for row in each["rows"]
-    ]
-    return ["### Replicas", "", f"{machine(found[0])}.", "", *table(heads, rows)]
+        quick, deepthink = each["replicas"]
+        about = f"QUICK has {quick} of them, DEEPTHINK {deepthink}. {machine(each)}; {each['seconds']:g} seconds each."
+        parts += [f"{about} {_verdict(each)}", "", *table(heads, rows)]
+    return parts
 
 
 def _framework(found: Found) -> list[str]:
@@ -150,30 +154,40 @@ def _within(found: Found) -> list[list[str]]:
     ]
 
 
-def draw(found: Found, path: Path) -> None:
-    """Draw steps a second against workers, and what they would be if nothing but the models were waited for."""
+def draw(measured: Sequence[Found], path: Path) -> None:
+    """Draw steps a second against workers, and what they would be if nothing but the models were waited for: a panel
+    for each number of replicas."""
+    figure = plots.new_figure(7.8 if len(measured) == 1 else 9.6, 3.9)
+    panels = figure.subplots(1, len(measured), sharey=True, squeeze=False)[0]
+    figure.subplots_adjust(0.08, 0.14, 0.985, 0.9, wspace=0.06)
+    for axes, found in zip(panels, measured, strict=True):
+        _panel(axes, found)
+    values = [row[key] for found in measured for row in found["rows"] for key in ("reference", "ours")]
+    panels[0].set_ylim(min(values) / 1.4, max(values) * 1.6)
+    panels[0].set_ylabel("environment steps a second", fontsize=10.5, labelpad=4)
+    figure.savefig(path, dpi=160)
+
+
+def _panel(axes: Any, found: Found) -> None:
+    plots.bare(axes)
     rows = found["rows"]
     workers = [row["workers"] for row in rows]
-    figure = plots.new_figure(7.8, 3.9)
-    axes = figure.add_axes((0.095, 0.14, 0.875, 0.8))
-    plots.bare(axes)
     linear, ours = ([row[key] for row in rows] for key in ("reference", "ours"))
     axes.plot(workers, linear, color=plots.MUTED, linewidth=1.6, linestyle=(0, (4, 2)))
     axes.plot(workers, ours, color=plots.BLUE, linewidth=2.4, marker="o", markersize=7, markeredgecolor=plots.PAPER)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
-    top, bottom = max(linear + ours), min(linear + ours)
-    axes.set_ylim(bottom / 1.4, top * 1.6)
     axes.set_xticks(workers, [str(count) for count in workers])
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.minorticks_off()
     axes.set_xlabel("workers, an environment each", fontsize=10.5, labelpad=6)
-    axes.set_ylabel("environment steps a second", fontsize=10.5, labelpad=4)
-    style = {"fontsize": 10.5, "fontweight": "bold", "textcoords": "offset points"}
-    waited = "linear: nothing but the models is waited for"
-    axes.annotate(waited, (workers[-1], linear[-1]), (-12, 2), ha="right", color=plots.MUTED, **style)
-    axes.annotate("londi", (workers[-1], ours[-1]), (-4, -20), ha="right", color=plots.BLUE, **style)
-    figure.savefig(path, dpi=160)
+    replicas = found["replicas"]
+    title = "{} replicas of QUICK, {} of DEEPTHINK".format(*replicas) if replicas else "models that answer everybody"
+    axes.set_title(title, fontsize=10.5, loc="left", color=plots.MUTED)
+    style = {"fontsize": 10.5, "fontweight": "bold", "textcoords": "offset points", "ha": "right"}
+    waited = "what replicas can answer" if replicas else "linear: only models are waited for"
+    axes.annotate(waited, (workers[-1], linear[-1]), (2, 8) if replicas else (-14, 2), color=plots.MUTED, **style)
+    axes.annotate("londi", (workers[-1], ours[-1]), (-4, -20), color=plots.BLUE, **style)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -197,8 +211,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise SystemExit("docs/scale.md and docs/scale.json differ: run `python docs/scale.py`")
         return
     PAGE.write_text(fresh, encoding="utf-8")
-    if "scale" in data:
-        draw(data["scale"], PICTURE)
+    if measured := [data[name] for name in sorted(data) if name.startswith("scale")]:
+        draw(measured, PICTURE)
 
 
 if __name__ == "__main__":

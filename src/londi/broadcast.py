@@ -32,15 +32,15 @@ def pack(something: Any) -> Packed:
     """Pack an object that can be pickled; a tensor on a GPU is packed as pickle does it."""
     contents: list[pickle.PickleBuffer] = []
     file = io.BytesIO()
-    _Pickler(file, protocol=5, buffer_callback=contents.append).dump(something)
+    _Pickler(file, protocol=5, buffer_callback=contents.append).dump(something)  # type: ignore[no-untyped-call]
     return Packed(file.getvalue(), [np.frombuffer(each.raw(), np.uint8) for each in contents])
 
 
-class _Pickler(CloudPickler):  # type: ignore[misc]
+class _Pickler(CloudPickler):
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) in (torch.Tensor, torch.nn.Parameter) and _plain(obj):
             return _tensor, (obj.detach().numpy(), type(obj) is torch.nn.Parameter, obj.requires_grad)
-        return super().reducer_override(obj)
+        return super().reducer_override(obj)  # type: ignore[no-untyped-call]
 
 
 def _plain(tensor: torch.Tensor) -> bool:

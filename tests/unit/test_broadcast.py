@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +20,9 @@ from londi.train import prepare  # noqa: E402
 KEYDOOR = config.load(Path(__file__).parents[2] / "experiments" / "keydoor.toml")
 
 
-def _carried(something):
+def _carried(something: Any) -> Any:
     """As Ray carries it: with its arrays apart, which nobody may write to."""
-    buffers = []
+    buffers: list[pickle.PickleBuffer] = []
     data = pickle.dumps(pack(something), protocol=5, buffer_callback=buffers.append)
     return pickle.loads(data, buffers=[bytes(each.raw()) for each in buffers]).unpack()
 
@@ -48,13 +48,13 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
     ],
     ids=["matrix", "empty", "scalar", "transposed", "bfloat16", "bool", "grad", "parameter", "frozen", "sparse"],
 )
-def test_a_tensor_arrives_as_it_was(tensor):
+def test_a_tensor_arrives_as_it_was(tensor: torch.Tensor) -> None:
     with torch.no_grad():
         there, here = _carried(tensor), tensor
         assert _same(there.to_dense(), here.to_dense()) if here.is_sparse else _same(there, here)
 
 
-def test_a_tensor_that_arrived_is_the_workers_own():
+def test_a_tensor_that_arrived_is_the_workers_own() -> None:
     sent = torch.zeros(3)
     packed = pack(sent)
     first, second = packed.unpack(), packed.unpack()
@@ -63,19 +63,22 @@ def test_a_tensor_that_arrived_is_the_workers_own():
     assert second.tolist() == [0, 0, 0]
 
 
-def test_arrays_arrive_too():
+def test_arrays_arrive_too() -> None:
     there = _carried({"all": np.arange(12.0).reshape(3, 4), "some": np.arange(12).reshape(3, 4)[:, ::2], "none": None})
     assert there["all"].tolist() == np.arange(12.0).reshape(3, 4).tolist()
     assert there["some"].tolist() == [[0, 2], [4, 6], [8, 10]]
     assert there["none"] is None
 
 
-def test_what_explores_arrives_weight_by_weight(tmp_path):
-    behaviour = prepare(tmp_path / "run", KEYDOOR).rollout.agent.switcher
+def test_what_explores_arrives_weight_by_weight(tmp_path: Path) -> None:
+    rollout: Any = prepare(tmp_path / "run", KEYDOOR).rollout
+    behaviour = rollout.agent.switcher
     there = _carried(behaviour)
     for name in ("budget", "price"):
         sent, other = (each.explorers[name].network.state_dict() for each in (behaviour, there))
-        assert sent and sent.keys() == other.keys() and all(_same(sent[key], other[key]) for key in sent)
+        assert sent
+        assert sent.keys() == other.keys()
+        assert all(_same(sent[key], other[key]) for key in sent)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +92,7 @@ def test_what_explores_arrives_weight_by_weight(tmp_path):
         ("ab", 3, ["aa", "ab", "bb"]),
     ],
 )
-def test_each_worker_asks_its_share_of_the_replicas(replicas, callers, shares):
+def test_each_worker_asks_its_share_of_the_replicas(replicas: str, callers: int, shares: list[str]) -> None:
     made = [RemoteLM(replicas, "m").share(number, callers) for number in range(callers)]
     assert ["".join(each.replicas) for each in made] == shares
     assert [each.at_once for each in made] == [len(each) if len(replicas) >= callers else 1 for each in shares]
@@ -97,9 +100,9 @@ def test_each_worker_asks_its_share_of_the_replicas(replicas, callers, shares):
 
 @pytest.mark.parametrize("count", range(1, 9))
 @pytest.mark.parametrize("callers", range(9, 20))
-def test_replicas_that_many_workers_share_are_asked_alike(count, callers):
+def test_replicas_that_many_workers_share_are_asked_alike(count: int, callers: int) -> None:
     made = [RemoteLM(list(range(count)), "m").share(number, callers) for number in range(callers)]
-    asked = Counter[int]()
+    asked = dict.fromkeys(range(count), 0.0)
     for each in made:
         for replica in each.replicas:
             asked[replica] += 1 / len(each.replicas)
