@@ -17,8 +17,9 @@ from typing import Any
 
 import ray
 
-from londi.broadcast import pack
 from londi.cluster import Cluster, check_gpus, connect, served
+from londi.cluster.broadcast import pack
+from londi.cluster.worker import Worker
 from londi.config import Experiment, ModelConfig
 from londi.episode import Episode
 from londi.errors import ConfigError, RunError
@@ -37,7 +38,6 @@ from londi.lms.replicas import (
 )
 from londi.rollout import Assignment
 from londi.switchers import Switcher
-from londi.worker import Worker
 
 LAST_LOOK_S = 2.0
 """Seconds that the end of a training waits to be told of replicas that died."""

@@ -19,9 +19,9 @@ from londi.cli import main
 from londi.config import Experiment
 from londi.errors import WriteError
 from londi.evaluate import evaluate
-from londi.metrics import MetricsFile
 from londi.run import load_checkpoint
 from londi.train import Progress, prepare
+from londi.train.metrics import MetricsFile
 
 KEYDOOR = config.load(Path(__file__).parents[2] / "experiments" / "keydoor.toml")
 

@@ -15,18 +15,18 @@ from typing import Any
 
 import pytest
 
-from londi import config, lock
+from londi import config
 from londi.bench.resume import what_came_out
 from londi.cli import main
 from londi.config import Experiment
 from londi.errors import RunError
-from londi.train import Progress, prepare
+from londi.train import Progress, lock, prepare
 
 KEYDOOR = config.load(Path(__file__).parents[2] / "experiments" / "keydoor.toml")
 HOLD = """
 import sys, time
 from pathlib import Path
-from londi import lock
+from londi.train import lock
 
 with lock.held(Path(sys.argv[1])):
     print("held", flush=True)

@@ -323,6 +323,40 @@ def defaults() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+def test_a_second_signal_waits_for_the_learners(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, defaults: None
+) -> None:
+    """They may be in the middle of an update: it is neither saved by half nor lost."""
+    experiment = short(KEYDOOR, checkpoint_steps=10_000)
+    prepare(tmp_path / "whole", experiment).train()
+    trainer = prepare(tmp_path / "run", experiment)
+    shutdown, asked = trainer.pool.shutdown, 0
+
+    def interrupted(wait: bool) -> None:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            signal.raise_signal(signal.SIGINT)
+        shutdown(wait=wait)
+
+    monkeypatch.setattr(trainer.pool, "shutdown", interrupted)
+    first = iter([signal.SIGINT])
+
+    def progress(now: Any) -> None:
+        if now.step > 300:
+            for number in first:
+                signal.raise_signal(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(progress)
+    assert asked == 3
+    resumed = prepare(tmp_path / "run", experiment)
+    assert resumed.step == trainer.step > 300
+    resumed.train()
+    assert resumed.begun_anew == 0
+    assert what_came_out(tmp_path / "run") == what_came_out(tmp_path / "whole")
+
+
 def test_signals_are_held_back(defaults: None) -> None:
     for number, error in ((signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)):
         with held_back() as check:

@@ -13,7 +13,7 @@ import torch
 ray = pytest.importorskip("ray")
 
 from londi import config  # noqa: E402
-from londi.broadcast import pack  # noqa: E402
+from londi.cluster.broadcast import pack  # noqa: E402
 from londi.lms.replicas import RemoteLM  # noqa: E402
 from londi.train import prepare  # noqa: E402
 

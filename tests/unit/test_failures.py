@@ -10,9 +10,9 @@ import pytest
 
 from londi import Agent, Always, Assignment, TextEncoder, config, envs, rollout
 from londi.episode import Episode
-from londi.failures import RECENT, Failures
 from londi.lms import ScriptedLM
 from londi.train import prepare
+from londi.train.failures import RECENT, Failures
 
 ROOT = Path(__file__).parents[2]
 

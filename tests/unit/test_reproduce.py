@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from londi import config, frontier, panels, published, records, reproduce
+from londi import config, frontier, panels, reproduce
 from londi.cli import main
 from londi.errors import ConfigError, RunError
 from londi.jobs import Job, _commands, run
-from londi.results import differences
-from londi.results import results as results_of
+from londi.reproduce import published, records
+from londi.reproduce.results import differences
+from londi.reproduce.results import results as results_of
 from londi.run import Run, save_checkpoint
 
 ROOT = Path(__file__).parents[2]

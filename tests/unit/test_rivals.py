@@ -17,7 +17,6 @@ from londi.encoders import Features
 from londi.episode import read_episodes
 from londi.errors import CheckpointError, ConfigError, RunError
 from londi.evaluate import _shown, evaluate
-from londi.exploration import players
 from londi.learners.base import NetworkLearner
 from londi.learners.dqn import DQNConfig, DQNLearner
 from londi.learners.ppo import PPOConfig, PPOLearner
@@ -30,6 +29,7 @@ from londi.run import Run, load_checkpoint, save_checkpoint
 from londi.switchers import Query
 from londi.switchers.reader import NetworkShape
 from londi.train import Trainer, prepare
+from londi.train.exploration import players
 
 ROOT = Path(__file__).parents[2]
 SHAPE = NetworkShape(3, 64, reader=0, width=32, max_calls=3)

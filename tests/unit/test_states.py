@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from londi.episode import Episode, Reply, Step
-from londi.replay import MOST_STEPS, find_ordinary, find_rescue, replay_html
+from londi.report.replay import MOST_STEPS, find_ordinary, find_rescue, replay_html
 from londi.states import by_action, by_entropy, by_seen, grams, open_steps, overall, phrases
 from londi.usage import Usage
 

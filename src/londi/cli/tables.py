@@ -46,11 +46,10 @@ def reproduce(
         tolerance: largest difference of a number that passes the check.
         json: print the numbers as JSON.
     """
-    from londi import records
-    from londi.published import blocks
     from londi.reproduce import jobs as jobs_of
-    from londi.reproduce import load_table
-    from londi.results import results
+    from londi.reproduce import load_table, records
+    from londi.reproduce.published import blocks
+    from londi.reproduce.results import results
 
     source = Path(table) if table.endswith(".toml") else TABLES / f"{table}.toml"
     spec = load_table(source)
@@ -84,8 +83,8 @@ def reproduce(
 
 def _pages(spec: PublishedTable) -> dict[Path, list[str]]:
     """The pages of a table and their blocks; raises before the runs what would be found out after hours."""
-    from londi import records
-    from londi.published import put
+    from londi.reproduce import records
+    from londi.reproduce.published import put
 
     pages = spec.pages()
     for page, names in pages.items():
@@ -127,7 +126,7 @@ def _publish(
     its numbers beside its TOML."""
     from londi.files import write_text
     from londi.panels import save_frontiers
-    from londi.published import put
+    from londi.reproduce.published import put
 
     texts = {page: page.read_text(encoding="utf-8") for page in pages}
     for page, names in pages.items():
@@ -146,8 +145,8 @@ def _publish(
 
 def _check(stored: Path, spec: PublishedTable, found: dict[str, Any], tolerance: float) -> None:
     """Compare what was found with the numbers that are stored, and these with the pages."""
-    from londi.published import blocks, put
-    from londi.results import differences
+    from londi.reproduce.published import blocks, put
+    from londi.reproduce.results import differences
 
     if not stored.is_file():
         raise RunError(f"no {stored}: the table was never written")

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from londi import frontier, protocol
 from londi.jobs import Job
-from londi.records import Record
 from londi.reproduce import TRAINED, Method, Table
+from londi.reproduce.records import Record
 from londi.where import COUNTS
 
 SCHEMA = 2

@@ -7,7 +7,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,24 +15,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from londi import lms, lock
+from londi import lms
 from londi.agent import Agent
 from londi.config import Experiment
 from londi.encoders.text import FEATURES
 from londi.envs.base import TextEnv
 from londi.episode import Episode
 from londi.errors import CheckpointError, ConfigError, RunError, WriteError
-from londi.exploration import Behaviour, assignment, players
-from londi.failures import Failures
 from londi.interrupts import held_back
 from londi.learners.replay import Replay, Trajectory
 from londi.lms.base import Bounded, LanguageModel
 from londi.making import make_encoder, make_envs, make_learners
-from londi.metrics import MetricsFile
 from londi.rollout import Assignment, Rollout
 from londi.run import Run, previous, save_checkpoint
 from londi.switchers import Never, parse_rule
 from londi.trackers import Tracker, closed_after, tell
+from londi.train import lock
+from londi.train.exploration import Behaviour, assignment, players
+from londi.train.failures import Failures
+from londi.train.metrics import MetricsFile
 
 if TYPE_CHECKING:
     from londi.cluster import Cluster
@@ -158,12 +159,21 @@ class Trainer:
                 if self.last_metrics == 0:  # a run too short for its first line: the report wants one
                     self._measure()
             finally:
-                self.pool.shutdown(wait=True)  # after an interrupt, learners may still be in the middle of an update
+                self._rest()
                 try:
                     self.save(HURRY_S if check.urgent else None)
                 except KeyboardInterrupt:  # while it waited for workers
                     self.save(HURRY_S)
                     raise
+
+    def _rest(self) -> None:
+        """Let the learners end what an interrupt caught them at, milliseconds, whoever interrupts meanwhile: half an
+        update must not be saved, and what was learned before must be."""
+        rests = False
+        while not rests:
+            with suppress(KeyboardInterrupt):
+                self.pool.shutdown(wait=True)
+                rests = True
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ import ray
 
 from londi import lms
 from londi.agent import Agent
-from londi.broadcast import Packed
+from londi.cluster.broadcast import Packed
 from londi.config import Experiment
 from londi.episode import Episode
 from londi.learners.replay import Trajectory

@@ -1,4 +1,4 @@
-"""`londi reproduce`: a published table, and the runs behind it; `londi.results` has its numbers.
+"""`londi reproduce`: a published table, and the runs behind it; `londi.reproduce.results` has its numbers.
 
 A table is a TOML file: tasks (experiments), methods (families of policies, of one run for each task and seed or of
 runs of their own), training seeds. What was run is kept, so that an interrupted table goes on where it was.
@@ -14,11 +14,12 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from londi import config, frontier, records
+from londi import config, frontier
 from londi.config import Experiment
 from londi.errors import ConfigError, RunError
 from londi.jobs import Job, merged
-from londi.records import Record
+from londi.reproduce import records
+from londi.reproduce.records import Record
 from londi.where import check_kinds
 
 TRAINED = ("budget", "price", "capped", "myopic", "router", "sac", "ppo")
@@ -88,7 +89,7 @@ class Table:
     path: Path = Path()
 
     def pages(self) -> dict[Path, list[str]]:
-        """Return its pages, and the names of the blocks (`londi.published.blocks`) that stand in each."""
+        """Return its pages, and the names of the blocks (`londi.reproduce.published.blocks`) that stand in each."""
         states = [f"{self.name} states"] if self.states else []
         shown = (
             (self.page, [self.name, *states]),

@@ -20,8 +20,8 @@ from londi.episode import Episode, read_episodes
 from londi.errors import RunError
 from londi.files import write_text, writing
 from londi.plots import percent
-from londi.replay import find_ordinary, find_rescue, replay_html
-from londi.tables import amount, metrics_html, policies_html, rates_html
+from londi.report.replay import find_ordinary, find_rescue, replay_html
+from londi.report.tables import amount, metrics_html, policies_html, rates_html
 from londi.usage import budget_text
 
 _VARIABLES = {
