@@ -66,7 +66,7 @@ def _verdict(found: Found) -> str:
 
 
 def _throughput(found: Found) -> list[str]:
-    heads = ["workers", "steps a second", "linear", "ratio", "the learner works", "updates made"]
+    heads = ["workers", "steps a second", "linear", "ratio", "the learner works", "updates made", "CPUs busy"]
     rows = [
         [
             str(row["workers"]),
@@ -75,16 +75,23 @@ def _throughput(found: Found) -> list[str]:
             f"{row['ratio']:.2f}",
             plots.percent(row["learning"]),
             f"{100 * row['updates']:.0f}\u00a0%",
+            plots.percent(row["busy"]),
         ]
         for row in found["rows"]
     ]
-    about = f"{machine(found)}; {found['seconds']:g} seconds each. {_verdict(found)}"
+    about = f"{machine(found)}; {found['seconds']:g} seconds each. {_verdict(found)}{_full(found)}"
     picture = f"![Steps a second against the number of workers, and the linear line]({PICTURE.name})"
     return ["### More workers", "", about, "", *table(heads, rows), picture, ""]
 
 
+def _full(found: Found) -> str:
+    """Say where it is the machine that is measured."""
+    full = f" With {' and '.join(found['full'])} the machine has nothing left to give: its CPUs are full."
+    return full if found["full"] else ""
+
+
 def _replicas(found: Sequence[Found]) -> list[str]:
-    heads = ["workers", "steps a second", "linear, or what replicas can answer", "ratio", "the learner works"]
+    heads = ["workers", "steps a second", "linear, or what replicas can answer", "ratio", "CPUs busy"]
     parts = ["### Replicas that answer one prompt after the other", ""]
     for each in found:
         rows = [
@@ -93,7 +100,7 @@ def _replicas(found: Sequence[Found]) -> list[str]:
                 f"{row['ours']:.1f}",
                 f"{row['reference']:.1f}" + (" (replicas)" if row["reference"] == row["limit"] else ""),
                 f"{row['ratio']:.2f}",
-                plots.percent(row["learning"]),
+                plots.percent(row["busy"]),
             ]
             for row in each["rows"]
         ]

@@ -26,12 +26,15 @@ def scale(*replicas: int) -> dict[str, Any]:
             "calls": 0.5,
             "learning": 0.02,
             "updates": 1.0,
+            "busy": 0.25,
             "limit": 7.5 if replicas else None,
         }
         most = (7.2, 7.5) if replicas else (99.0, 99.0)
         ours, linear = min(2.9 * workers, most[0]), min(3.0 * workers, most[1])
         rows.append(row(f"{workers} workers", ours, linear, "steps a second") | shares)
-    return result("scale", rows) | PASSED | {"seconds": 20.0, "replicas": list(replicas) or None}
+    return (
+        result("scale", rows) | PASSED | {"seconds": 20.0, "replicas": list(replicas) or None, "full": ["64 workers"]}
+    )
 
 
 def rollout() -> dict[str, Any]:
@@ -95,10 +98,11 @@ def test_every_result_has_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     main(["--check"])
     page = (tmp_path / "scale.md").read_text()
     for line in (
-        "| 8 | 23.2 | 24.0 | 0.97 | 2\u00a0% | 100\u00a0% |",
+        "| 8 | 23.2 | 24.0 | 0.97 | 2\u00a0% | 100\u00a0% | 25\u00a0% |",
+        "With 64 workers the machine has nothing left to give",
         "QUICK has 1 of them, DEEPTHINK 4.",
-        "| 2 | 5.8 | 6.0 | 0.97 | 2\u00a0% |",
-        "| 4 | 7.2 | 7.5 (replicas) | 0.96 | 2\u00a0% |",
+        "| 2 | 5.8 | 6.0 | 0.97 | 25\u00a0% |",
+        "| 4 | 7.2 | 7.5 (replicas) | 0.96 | 25\u00a0% |",
         "| one environment | 1.50 | 0.75 | 0.50 |",
         "| 50 | 49 | 40 | 2 |",
         "| MB in use after the warm-up, and at the end | 461, 462 |",

@@ -188,11 +188,12 @@ def bench_scale(
     replicas: tuple[int, int] | None = None,
     json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """Training over Ray with models of a known latency, on more and more workers; exit 1 where the learner starves.
+    """Training over Ray with models of a known latency, on more and more workers; exit 1 where it falls behind.
 
-    It starves where fewer than 90 % of the updates that are due for what was played were made. The ratio is to the
-    steps a second at which nothing but the models' latency would be waited for, or that the replicas can answer. 64
-    workers take about 15 GB and some minutes to start.
+    It does where the steps a second are below 80 % of those at which nothing but the models' latency would be waited
+    for, or of what the replicas can answer, and the CPUs of the machine were not full (90 %); and where the learner
+    starves: where fewer than 90 % of the updates that are due for what was played were made. 64 workers take about 15
+    GB and some minutes to start.
 
     Args:
         workers: numbers of workers, with an environment each.
@@ -212,7 +213,7 @@ def bench_scale(
     if not json:
         for row in result["rows"]:
             learner = f"works in {row['learning']:.0%} of the time, {row['updates']:.0%} of its updates made"
-            out.print(f"{row['case']}: the learner {learner}", highlight=False)
+            out.print(f"{row['case']}: the learner {learner}; CPUs {row['busy']:.0%} busy", highlight=False)
         show_checks(result)
     if not result["passed"]:
         raise SystemExit(1)
