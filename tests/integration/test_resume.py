@@ -95,6 +95,25 @@ def test_killed_at_any_moment(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert found["seconds"] > 0
 
 
+def test_another_takes_the_place_of_one_that_ends_before_it_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, moments = resume._train, list[float | None]()
+
+    def at_first_not_killed(source: Path, run: Path, seconds: float | None) -> bool:
+        moments.append(seconds)
+        return train(source, run, None if len(moments) == 2 else seconds and 0.01)
+
+    monkeypatch.setattr(resume, "_train", at_first_not_killed)
+    found = resume.bench_resume(short(KEYDOOR, num_steps=60, warmup_steps=50), trials=1)
+    assert found["killed"] == 1
+    whole, ended, killed, again = moments
+    assert whole is again is None
+    assert ended
+    assert killed
+    assert ended != killed
+
+
 def test_what_is_killed_before_a_checkpoint_shows_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,9 @@ from londi.errors import RunError
 from londi.files import write_text
 from londi.run import Run, load_checkpoint
 
+ATTEMPTS = 4
+"""Trainings a trial at most: on a machine that is faster than it was at first, many end before they are killed."""
+
 
 def bench_resume(
     experiment: Experiment, trials: int = 50, seed: int = 0, progress: Callable[[int], None] = lambda done: None
@@ -29,7 +32,8 @@ def bench_resume(
 
     A checkpoint is written after every twentieth of the training. Policies must be the same bit for bit, and all
     metrics but the seconds; and half of the trials must have gone on from a checkpoint, for what is killed before the
-    first one or not at all shows nothing. Raises `RunError` where training fails.
+    first one shows nothing. A training that ends before its moment is compared too, and another takes its place, up to
+    `ATTEMPTS` times. Raises `RunError` where training fails.
     """
     often = replace(experiment.train, checkpoint_steps=max(1, experiment.train.num_steps // 20))
     rng = np.random.default_rng(seed)
@@ -42,8 +46,8 @@ def bench_resume(
         ended = time.time() - begun
         # what comes before the run folder is there is starting Python, and no moment of the training
         first = (Path(folder) / "whole" / "config.toml").stat().st_mtime - begun
-        for trial in range(trials):
-            run = Path(folder) / f"killed-{trial}"
+        for attempt in range(ATTEMPTS * trials):
+            run = Path(folder) / f"trial-{attempt}"
             if not _train(source, run, float(rng.uniform(first, ended))):
                 killed += 1
                 state = Run.open(run).latest() if (run / "config.toml").is_file() else None
@@ -51,7 +55,9 @@ def bench_resume(
                     resumed += state is not None
                     _train(source, run, None)
             other += what_came_out(run) != what_came_out(Path(folder) / "whole")
-            progress(trial + 1)
+            progress(killed)
+            if killed == trials:
+                break
     found = {"trials": trials, "killed": killed, "resumed": resumed, "seconds": ended - first}
     return {**result("resume", []), **found, **_verdict(trials, resumed, other)}
 
