@@ -73,9 +73,9 @@ def in_toml(annotation: str) -> str:
         return f"list of {in_toml(many[1])}"
     if annotation.startswith("Literal["):
         return " or ".join(f'`"{value}"`' for value in re.findall(r"['\"](\w+)['\"]", annotation))
-    measures = {"Measure": usage.Measure, "BudgetMeasure": usage.BudgetMeasure}
-    if annotation in measures:
-        return " or ".join(f'`"{value}"`' for value in get_args(measures[annotation]))
+    named = {"Measure": usage.Measure, "BudgetMeasure": usage.BudgetMeasure, "LearnerName": config.LearnerName}
+    if annotation in named:
+        return " or ".join(f'`"{value}"`' for value in get_args(named[annotation]))
     plain = {"str": "text", "int": "integer", "float": "number", "bool": "boolean", "dict[str, Any]": "table"}
     return plain.get(annotation.removesuffix(" | None"), annotation)
 

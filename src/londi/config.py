@@ -158,7 +158,7 @@ class TrainConfig:
     warmup_steps: int = 1_000
     """Environment steps before the first update."""
     learners: tuple[LearnerName, ...] = ("budget", "price")
-    """`budget` prices every cap, `price` every price. Rivals that learn from the same episodes: `myopic` (prices, but
+    """`budget` learns every cap, `price` every price. Rivals that learn from the same episodes: `myopic` (prices, but
     only what a call gains in its own step), `router` (supervised: would DEEPTHINK act otherwise?), `sac` (at `price`).
     Without `budget` and `price`, `sac` plays for itself; so does `ppo` (at `price`), which learns alone."""
     on_policy: float = 0.5
@@ -176,7 +176,8 @@ class TrainConfig:
     """Environment steps kept."""
     gamma: float = 0.95
     """Discount in (0, 1]. At 1 a call now and a call later are worth the same and the Switcher puts it off; smaller
-    makes it call sooner, and prices weigh more against late success. .95 for episodes of 10 steps, .99 for 50."""
+    makes it call sooner, and prices weigh more against late success. .95 for episodes of 10 steps, .99 for 50; the
+    BabyAI experiments have 1 with `n_step = 3`."""
     n_step: int = 1
     """Steps of a transition before the value of the state that it leads to. With 1 it is exact for every budget and
     price; more carry rewards back faster, and take the steps after the first as they were played. Of `budget` and
@@ -189,7 +190,7 @@ class TrainConfig:
     """Share of the words and n-grams that are hidden from each update, in [0, 1), so that no text is known by heart.
     .3 in the BabyAI experiments, .6 in those of ScienceWorld, whose training shows few texts. `ppo` ignores it."""
     tau: float = 0.02
-    """Rate of the averaged network."""
+    """Rate at which the target network follows the learned one, and is their moving average."""
     call_price: float = 0.04
     """Price of a call inside the budget learner, in units of return: it leaves out calls that gain less, even with
     budget left. 0 spends whatever helps at all."""
@@ -231,8 +232,8 @@ class EvaluateConfig:
     """Episodes on which budgets, prices, thresholds and rates are chosen. More choose closer to the limit, since the
     margin of one standard error shrinks."""
     selection_limit: int = 0
-    """Episodes up to which settings go on, `selection_episodes` at a time, that may be the cheapest of their family to
-    keep 99 % of DEEPTHINK's success and may not: within two standard errors of it. 0 stops all after the first."""
+    """Most selection episodes of a setting. One that may be the cheapest of its family to keep 99 % of DEEPTHINK's
+    success, and within two standard errors may not, plays `selection_episodes` more at a time up to this; 0: none."""
     snapshot_episodes: int = 100
     """Selection episodes of each policy of each snapshot (`train.snapshots`)."""
     budgets: tuple[float, ...] = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12)

@@ -14,8 +14,8 @@ _LINES = {
     "budget": ("learned budgets", plots.BLUE, "o", "-", 2.4),
     "capped": ("best price, then stop", plots.PURPLE, "x", "-", 1.2),
     "router": ("supervised router", plots.VERMILION, "v", "--", 1.6),
-    "entropy": ("QUICK-entropy threshold", plots.OCHRE, "^", "--", 1.4),
-    "random": ("calls at random", plots.GREY, "s", ":", 1.4),
+    "entropy": ("QUICK’s entropy", plots.OCHRE, "^", "--", 1.4),
+    "random": ("random calls", plots.GREY, "s", ":", 1.4),
 }
 """Families with a line: label, colour, marker, dash, width."""
 _ALL = {"xlim": (-0.03, 1.04), "ylim": (-0.03, 1.1), "xticks": (0, 0.5, 1), "yticks": (0, 0.5, 1)}

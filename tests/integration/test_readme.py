@@ -145,6 +145,6 @@ def test_cheap_commands_run(words: list[str], tmp_path: Path) -> None:
 
 def test_links_lead_somewhere() -> None:
     links = {link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link}
-    assert links >= {"docs/results.md", "docs/results-babyai.png"}
+    assert links >= {"docs/results.md", "docs/results-babyai-corner.png"}
     for link in links:
         assert (ROOT / link).is_file(), link

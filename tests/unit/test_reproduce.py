@@ -171,7 +171,8 @@ def test_what_has_no_room_is_printed_on_a_page_of_its_own(table: reproduce.Table
     text = "\n".join(published.blocks(results(table, tmp_path))["small measures"])
     kept = " (1 of 2 seeds) | ".join(["100.0 %", "20.0 %", "100.0 %", "100.0 %"]) + " (1 of 2 seeds)"
     assert f"| prices | 0.850 ± 0.071 | 20.0 % | 20.0 % | - | {kept} |" in text
-    assert "| 4 | 3.0 | - | 0.1 |" in text, "most calls, switches, no curve, three seconds"
+    assert "| 4 | 3.0 | 0.1 |" in text, "most calls, switches, three seconds"
+    assert "steps to 90 %" not in text, "no run kept policies on the way"
 
 
 def test_what_others_have_no_counterpart_of_can_be_left_out(table: reproduce.Table, tmp_path: Path) -> None:
@@ -214,16 +215,18 @@ def test_five_seeds_make_intervals(table: reproduce.Table, tmp_path: Path) -> No
 
 def test_where_calls_are_made_is_printed() -> None:
     def rows(calls: int) -> dict[str, Any]:
-        counts = (("all steps", 20, 5), ("the models differ", 6, 6), ("they agree", 14, 0), ("never", 0, 0))
+        counts = (("all steps", 2000, 500), ("the models differ", 600, 600), ("they agree", 1400, 0))
+        counts += (("seldom", 99, 99), ("never", 0, 0))
         made = [{"label": k, "steps": n, "calls": min(calls, n), "differ": differ} for k, n, differ in counts]
-        return {"states": {"policies": ["price 1", "price 1"], "rows": made}}
+        return {"states": {"policies": ["price 1", "price 2", "price 1"], "rows": made}}
 
-    text = "\n".join(published.states_markdown({"one": rows(4), "two": rows(10)}))
+    text = "\n".join(published.states_markdown({"one": rows(400), "two": rows(1000)}))
     assert "| all steps | 20 % / 25 % | 50 % / 25 % |" in text
     assert "| the models differ | 67 % | 100 % |" in text
     assert "never" not in text, "no such step"
+    assert "| seldom | - / - | - / - |" in text, "too few to say"
     assert "| calls that change what is done | 100 % | 60 % |" in text
-    assert "| policy chosen | price 1 | price 1 |" in text
+    assert "| runs x policy chosen | 2 x price 1, 1 x price 2 | 2 x price 1, 1 x price 2 |" in text
 
 
 def test_runs_that_are_missing_or_of_another_table(table: reproduce.Table, tmp_path: Path) -> None:
@@ -589,7 +592,10 @@ def test_what_the_page_says_of_all_runs_is_in_its_numbers() -> None:
     )
     kept = [one["success_ratio"] for task in prices for one in task]
     assert f"the test {sum(share >= 0.99 for share in kept)} of them keep 99 %" in text
-    assert f"the others from {100 * min(kept):.1f} % on" in text
+    assert sum(share < 0.99 for share in kept) == 8
+    assert f"the other eight from {100 * min(kept):.1f} % on" in text
+    calls = [task["models"]["DEEPTHINK"]["calls"] for task in found.values()]
+    assert f"DEEPTHINK needs {min(calls):.0f} to {max(calls):.0f} calls" in text
     means = [sum(one["success_ratio"] for one in task) / len(task) for task in prices]
     assert f"from {100 * min(means):.1f} to {100 * max(means):.1f} % of it" in text
     names = [[one and one["name"] for one in task] for task in budgets]
@@ -597,3 +603,4 @@ def test_what_the_page_says_of_all_runs_is_in_its_numbers() -> None:
     assert (ten, whole, none) == (8 + 1, 19, 2)
     assert "10 calls are chosen in eight runs of go to and pick up and in one of open door" in text
     assert "what budgets learn without a limit in nineteen; in two runs none passes" in text
+    assert "was had in nine of thirty runs" in text

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
 from londi import where
 from londi.errors import ConfigError
+
+FEW = 100
+"""Steps of a kind below which no share of them is printed."""
 
 
 def blocks(result: Mapping[str, Any], layout: str = "tasks") -> dict[str, list[str]]:
@@ -16,7 +20,7 @@ def blocks(result: Mapping[str, Any], layout: str = "tasks") -> dict[str, list[s
     "NAME states", where the choices call, if that was counted.
     """
     name, tasks = result["table"], result["tasks"]
-    found = {name: markdown(result, layout), f"{name} choices": [_head(result), "", *_choices(tasks)[:-1]]}
+    found = {name: markdown(result, layout), f"{name} choices": _choices(tasks)[:-1]}
     found[f"{name} measures"] = [_head(result), "", *measures_markdown(tasks)]
     if all("states" in task for task in tasks.values()):
         found[f"{name} states"] = states_markdown(tasks)
@@ -51,7 +55,7 @@ def _one_table(tasks: Mapping[str, Any]) -> list[str]:
     areas = [f"{name} ({first[name]['settings']})" for name in methods]
     lines = [
         f"| | QUICK | DEEPTHINK | {methods[0]} keep 99 %: success | calls "
-        f"| hypervolume (of so many settings): {' | '.join(areas)} | violations |",
+        f"| hypervolume (number of settings): {' | '.join(areas)} | violations |",
         f"|---|{'---:|' * (len(methods) + 5)}",
     ]
     for task, found in tasks.items():
@@ -67,10 +71,9 @@ def _choices(tasks: Mapping[str, Any]) -> list[str]:
     """One table of what the first method keeps and saves, with a line for each task."""
     first = next(iter(next(iter(tasks.values()))["methods"]))
     lines = [
-        f"| {first}, chosen to keep 99 % | QUICK alone solves | DEEPTHINK alone solves "
-        "| success, of DEEPTHINK's (95 %) | runs with 99 % or more | calls, of DEEPTHINK's | in the run with most "
-        "| FLOPs, of DEEPTHINK's |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        f"| {first}, chosen to keep 99 % | QUICK alone | DEEPTHINK alone "
+        "| success kept (95 % interval) | runs that kept 99 % | calls | calls, worst run | FLOPs | tokens |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for task, found in tasks.items():
         alone = [f"{100 * found['models'][name]['success']:.1f} %" for name in ("QUICK", "DEEPTHINK")]
@@ -81,8 +84,8 @@ def _choices(tasks: Mapping[str, Any]) -> list[str]:
         kept += f" ({100 * between[0]:.1f} to {100 * between[1]:.1f})" if between else ""
         enough = sum(one["success_ratio"] >= 0.99 for one in chosen)
         most = f"{100 * max(one['calls_ratio'] for one in chosen):.1f} %" if chosen else "-"
-        shares = [_kept(method["at_99"], key) for key in ("calls_ratio", "flops_ratio")]
-        cells = [task, *alone, kept, f"{enough} of {len(method['at_99'])}", shares[0], most, shares[1]]
+        calls, *rest = (_kept(method["at_99"], key) for key in ("calls_ratio", "flops_ratio", "tokens_ratio"))
+        cells = [task, *alone, kept, f"{enough} of {len(method['at_99'])}", calls, most, *rest]
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
 
@@ -166,14 +169,17 @@ def _between(value: float, row: Mapping[str, Any], digits: int) -> str:
 
 def measures_markdown(tasks: Mapping[str, Any]) -> list[str]:
     """Return the lines of a table for each task with what the main one has no room for."""
+    paced = any(steps for found in tasks.values() for m in found["methods"].values() for steps in m["steps_to_90"])
     lines = []
     for task, found in tasks.items():
         lines += [
             f"**{task}**",
             "",
             "| method | APGR | CPT 50 | CPT 80 | CPT 95 | keeps 95 %: success | calls "
-            "| keeps 99 %: tokens | model time | most calls | switches | steps to 90 % | training, minutes |",
-            f"|---|{'---:|' * 12}",
+            "| keeps 99 %: tokens | model time | most calls | switches | training, minutes |"
+            + " steps to 90 % |"
+            * paced,
+            f"|---|{'---:|' * (11 + paced)}",
         ]
         for name, method in found["methods"].items():
             cells = [name, _spread(method["apgr"]), *(_share(method[f"cpt{share}"]) for share in (50, 80, 95))]
@@ -182,13 +188,15 @@ def measures_markdown(tasks: Mapping[str, Any]) -> list[str]:
             chosen = [one for one in method["at_99"] if one and one["most_calls"] is not None]
             cells.append(str(max(one["most_calls"] for one in chosen)) if chosen else "-")
             cells.append(f"{mean(one['switches'] for one in chosen):.1f}" if chosen else "-")
-            known = [steps for steps in method["steps_to_90"] if steps is not None]
-            cells.append(f"{mean(known):,.0f}" if known and len(known) == len(method["steps_to_90"]) else "-")
             cells.append(f"{method['seconds'] / 60:.1f}" if method["seconds"] else "-")
+            if paced:
+                known = [steps for steps in method["steps_to_90"] if steps is not None]
+                cells.append(f"{mean(known):,.0f}" if known and len(known) == len(method["steps_to_90"]) else "-")
             lines.append(f"| {' | '.join(cells)} |")
         used = {name: share for method in found["methods"].values() for name, share in method["budget_use"].items()}
         if used:
-            lines += ["", "Spent of each budget: " + ", ".join(f"{name} {100 * s:.0f} %" for name, s in used.items())]
+            shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in used.items())
+            lines += ["", f"Share of a budget that an episode uses, in the mean: {shares}"]
         lines.append("")
     return lines[:-1]
 
@@ -202,7 +210,8 @@ def _share(values: Sequence[float | None]) -> str:
 def states_markdown(tasks: Mapping[str, Any]) -> list[str]:
     """Return the lines of a table of where the chosen policies call, a column for each task."""
     lines = [
-        "Share of the steps of a kind in which DEEPTHINK is called / in which the models differ; over all seeds.",
+        "Share of the steps of a kind in which DEEPTHINK is called / in which the models differ; over all seeds, and "
+        f"from {FEW} steps on.",
         "",
         f"| | {' | '.join(tasks)} |",
         f"|---|{'---:|' * len(tasks)}",
@@ -218,16 +227,17 @@ def states_markdown(tasks: Mapping[str, Any]) -> list[str]:
     for rows in each:
         calls = {row["label"]: row["calls"] for row in rows}
         changed.append(_part(calls[where.DIFFER], calls[where.ALL]))
-    policies = [", ".join(dict.fromkeys(found["states"]["policies"])) for found in tasks.values()]
+    chosen = [Counter(found["states"]["policies"]) for found in tasks.values()]
+    policies = [", ".join(f"{count} x {name}" for name, count in each.most_common()) for each in chosen]
     return [
         *lines,
         f"| calls that change what is done | {' | '.join(changed)} |",
-        f"| policy chosen | {' | '.join(policies)} |",
+        f"| runs x policy chosen | {' | '.join(policies)} |",
     ]
 
 
 def _part(count: int, total: int) -> str:
-    return f"{100 * count / total:.0f} %" if total else "-"
+    return f"{100 * count / total:.0f} %" if total >= FEW else "-"
 
 
 def _known(method: Mapping[str, Any]) -> bool:
