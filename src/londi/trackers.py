@@ -1,6 +1,6 @@
-"""Where the metrics of a training go beside `metrics.jsonl`: TensorBoard, Weights & Biases, MLflow.
+"""Where the metrics of a training go beside `metrics.jsonl`: lines on stderr, TensorBoard, Weights & Biases, MLflow.
 
-All of them write into the run folder and need no server or account. A run that goes on goes on there too.
+All but the lines are written into the run folder and need no server or account. A run that goes on goes on there too.
 """
 
 from __future__ import annotations
@@ -8,10 +8,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from importlib.util import find_spec
 from typing import Any, Literal, Protocol
 
@@ -33,6 +36,34 @@ class Tracker(Protocol):
     def close(self, outcome: Outcome = "finished") -> None:
         """Write what is not written yet; told how the training ended."""
         ...
+
+
+class _Console:
+    """A line on stderr for each row of metrics, for logs in which no progress bar moves."""
+
+    def __init__(self, run: Run, step: int) -> None:
+        self.total = run.experiment.train.num_steps
+        self.last = step, time.monotonic()
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        before, then = self.last
+        self.last = step, time.monotonic()
+        speed = (step - before) / max(self.last[1] - then, 1e-6)
+        parts = [f"step {min(step, self.total):,} of {self.total:,}"]
+        parts += [f"{name} {values[name]:{form}}" for name, form in _MEANS.items() if name in values]
+        parts.append(f"{speed:,.{0 if speed >= 10 else 2}f} steps/s")
+        if speed > 0:
+            parts.append(f"{timedelta(seconds=round(max(0, self.total - step) / speed))} left")
+        parts += [f"{name.replace('_', ' ')} {values[name]:,}" for name in _COUNTS if values.get(name)]
+        if sys.stderr is not None:
+            sys.stderr.write("  ".join(parts) + "\n")
+
+    def close(self, outcome: Outcome = "finished") -> None: ...
+
+
+_MEANS = {"success": ".2f", "calls": ".1f"}
+_COUNTS = ("failed", "lost", "workers_restarted", "replicas_restarted")
+"""What a line says only where it happened."""
 
 
 class _TensorBoard:
@@ -115,7 +146,12 @@ class _MLflow:
 
 _KEPT = "trackers.json"
 """In the run folder: by tracker (and place), under which name it knows the run, and the last step that it was told."""
-TRACKERS: dict[str, Callable[[Run, int], Tracker]] = {"tensorboard": _TensorBoard, "wandb": _WandB, "mlflow": _MLflow}
+TRACKERS: dict[str, Callable[[Run, int], Tracker]] = {
+    "console": _Console,
+    "tensorboard": _TensorBoard,
+    "wandb": _WandB,
+    "mlflow": _MLflow,
+}
 """By name: what makes a tracker for a run that stands at a step."""
 
 
@@ -129,7 +165,7 @@ def check_trackers(names: Sequence[str]) -> None:
                 raise MissingExtraError(package, EXTRAS[package])
 
 
-_PACKAGES = {"mlflow": ("mlflow", "sqlalchemy", "alembic")}
+_PACKAGES: dict[str, tuple[str, ...]] = {"console": (), "mlflow": ("mlflow", "sqlalchemy", "alembic")}
 
 
 def make_trackers(names: Sequence[str], run: Run, step: int = 0) -> list[Tracker]:

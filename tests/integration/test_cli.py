@@ -14,10 +14,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from londi import config, lms
 from londi.agent import Agent
-from londi.cli import terminal
+from londi.cli import main, terminal
 from londi.episode import read_episodes, write_episodes
 from londi.making import make_encoder, make_envs
 from londi.rollout import Assignment, rollout
@@ -310,3 +311,33 @@ def test_what_others_print_during_long_work_stays_out_of_stdout(capfd: pytest.Ca
     told = capfd.readouterr()
     assert json.loads(told.out) == {"done": 1}
     assert "so many workers" in told.err
+
+
+@pytest.mark.parametrize(("terminal_there", "track", "lines"), [(False, [], 2), (True, [], 0), (True, ["console"], 2)])
+def test_training_tells_of_itself_where_no_bar_moves(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    terminal_there: bool,
+    track: list[str],
+    lines: int,
+) -> None:
+    monkeypatch.setattr("londi.cli.runs.moves", lambda: terminal_there)
+    (tmp_path / "small.toml").write_text(SMALL.format(steps=2_100).replace("warmup_steps = 200", "warmup_steps = 2000"))
+    chosen = ["--track", *track] if track else []
+    main(["train", str(tmp_path / "small.toml"), "--run", str(tmp_path / "run"), *chosen])
+    told = capsys.readouterr()
+    assert len([line for line in told.err.splitlines() if "steps/s" in line]) == lines
+    assert ("training" in told.err) == terminal_there, "the bar"
+    assert told.out.startswith("trained:")
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") == 2
+
+
+def test_a_bar_moves_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    ours, theirs = os.openpty()
+    with open(theirs, "w") as there, (tmp_path / "log").open("w") as log:  # noqa: PTH123
+        for file, found in ((there, True), (log, False)):
+            monkeypatch.setattr(terminal, "err", Console(file=file, force_terminal=True))
+            assert terminal.moves() == found
+    os.close(ours)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,36 @@ def test_each_mlflow_has_a_run_of_its_own(known: Run, database: Path, monkeypatc
     assert trackers._without_password("http://me:secret@there:5000/x") == "http://there:5000/x"
 
 
+def test_the_console_has_a_line_for_each_row(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter((100.0, 120.0, 370.0))
+    monkeypatch.setattr("londi.trackers.time.monotonic", lambda: next(clock))
+    (tracker,) = make_trackers(["console"], run, 1_000)
+    values = {"success": 0.256, "calls": 3.14, "failed": 0, "lost": 0, "workers_restarted": 0, "budget_loss": 0.1}
+    tracker.log(2_000, values)
+    tracker.log(3_000, values | {"lost": 4, "workers_restarted": 1})
+    tracker.close()
+    total = run.experiment.train.num_steps
+    told = capsys.readouterr()
+    left = timedelta(seconds=(total - 2_000) // 50), timedelta(seconds=(total - 3_000) // 4)
+    assert told.err.splitlines() == [
+        f"step 2,000 of {total:,}  success 0.26  calls 3.1  50 steps/s  {left[0]} left",
+        f"step 3,000 of {total:,}  success 0.26  calls 3.1  4.00 steps/s  {left[1]} left  lost 4  workers restarted 1",
+    ]
+    assert told.out == ""
+    assert not (run.path / "trackers.json").exists()
+
+
+def test_the_console_says_nothing_where_there_is_no_stderr(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tracker,) = make_trackers(["console"], run)
+    monkeypatch.setattr("sys.stderr", None)
+    tracker.log(1_000, {"success": 0.5})
+    assert capsys.readouterr().out == ""
+
+
 def test_training_tells_them_what_it_writes(tmp_path: Path) -> None:
     told: dict[int, dict[str, float]] = {}
 
@@ -163,9 +194,9 @@ def test_one_that_fails_is_told_no_more() -> None:
 
 
 def test_names_and_packages(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="tensorboard, wandb, mlflow"):
+    with pytest.raises(ConfigError, match="console, tensorboard, wandb, mlflow"):
         make_trackers(["comet"], run)
     monkeypatch.setattr(trackers, "find_spec", lambda package: None)
-    for name in trackers.TRACKERS:
+    for name in trackers.TRACKERS.keys() - {"console"}:
         with pytest.raises(MissingExtraError, match=name):
             make_trackers([name], run)

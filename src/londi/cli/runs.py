@@ -12,7 +12,7 @@ import tyro
 from rich.table import Table
 
 from londi import config
-from londi.cli.terminal import bar, err, out, print_frontier, print_json
+from londi.cli.terminal import bar, err, moves, out, print_frontier, print_json
 from londi.errors import ConfigError, LondiError, RunError
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ def train(
         run: run folder; default runs/NAME-SEED.
         seed: training seed, instead of the file's.
         steps: environment steps, instead of the file's.
-        track: where metrics go beside metrics.jsonl: tensorboard, wandb (offline unless WANDB_MODE says otherwise),
-            mlflow; all into the run folder.
+        track: where metrics go beside metrics.jsonl: console (a line each on stderr, without asking where that is no
+            terminal), tensorboard, wandb (offline unless WANDB_MODE says otherwise), mlflow; these into the run folder.
         ray: spread it over Ray: alone for processes on this machine, with `auto` or an address for a cluster.
         workers: with --ray, processes that share train.num_envs environments; default as many as there are CPUs, but
             no more than environments, or than server.concurrency.
@@ -98,12 +98,12 @@ def _train(folder: Path, setting: config.Experiment, track: Sequence[str] = (), 
     from londi.train import prepare
 
     check_trackers(track)  # before there is a folder
-    trainer = prepare(folder, setting, cluster)
-    trainer.trackers += make_trackers(track, trainer.run, trainer.step)
+    trainer, live = prepare(folder, setting, cluster), moves()
+    trainer.trackers += make_trackers(track if live else (*track, "console"), trainer.run, trainer.step)
     if trainer.step:
         anew = f"; {trainer.begun_anew} episodes begin anew" if trainer.begun_anew else ""
         err.print(f"resuming {folder} at step {trainer.step:,}{anew}")
-    with bar("training", setting.train.num_steps) as move:
+    with bar("training", setting.train.num_steps, shown=live) as move:
         try:
             trainer.train(lambda p: move(p.step, extra=f"success {p.success:.2f}  calls {p.calls:.1f}"))
         except KeyboardInterrupt:

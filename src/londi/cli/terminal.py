@@ -15,15 +15,20 @@ from rich.table import Table
 out, err = Console(), Console(stderr=True)
 
 
+def moves() -> bool:
+    """Whether a progress bar on stderr moves: not in a file or a pipe, which would show it once, at its end."""
+    return err.file.isatty() and not err.is_dumb_terminal
+
+
 @contextmanager
-def bar(label: str, total: int, extra: str = "") -> Iterator[Any]:
+def bar(label: str, total: int, extra: str = "", *, shown: bool = True) -> Iterator[Any]:
     """Show a progress bar on stderr; yields a function that moves it to `done` or by `advance`, or adds to its end.
 
     What others print in this process meanwhile, as Ray does of its workers, goes to stderr: stdout may be read as JSON.
     """
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[extra]}")]
-    shown = Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=err)
-    with redirect_stdout(sys.stderr), shown as progress:
+    made = Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=err, disable=not shown)
+    with redirect_stdout(sys.stderr), made as progress:
         task = progress.add_task(label, total=total, extra=extra)
 
         def move(
