@@ -1,4 +1,5 @@
-"""Files that are written as a whole or not at all, and one clear error where they can't be written."""
+"""Files that are written as a whole or not at all, and stay written where the machine loses its power; and one clear
+error where they can't be written."""
 
 from __future__ import annotations
 
@@ -20,20 +21,42 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, before: Path | None = None) -> Iterator[Path]:
     """Yield the path to write to; what is there in the end takes the place of `path`, unless something is raised.
 
-    Its name is this process's own, so that two that write the same file don't mix. Raises `WriteError`.
+    It is on the disk before it has the name, and the name is on the disk in the end. The file that was at `path` is
+    moved to `before`, where that is given. The path to write to is this process's own, so that two that write the same
+    file don't mix. Raises `WriteError`.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with writing(path):
             yield part
+            sync_file(part)
+            if before and path.is_file():
+                path.replace(before)
             part.replace(path)
+            sync_folder(path.parent)
     except BaseException:
         with suppress(OSError):
             part.unlink(missing_ok=True)
         raise
+
+
+def sync_file(path: Path) -> None:
+    """Wait until what was written to a file is on the disk; raises `OSError`."""
+    with path.open("rb+") as file:  # Windows syncs only what may be written
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk; does nothing where the system has no such thing."""
+    with suppress(OSError):
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def write_text(path: Path, text: str) -> None:

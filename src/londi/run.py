@@ -18,7 +18,7 @@ from londi import config, provenance
 from londi.config import Experiment
 from londi.encoders.text import FEATURES
 from londi.errors import CheckpointError, ConfigError, RunError
-from londi.files import replacing, write_text, writing
+from londi.files import replacing, sync_folder, write_text, writing
 
 if TYPE_CHECKING:
     from londi.switchers.network import NetworkSwitcher
@@ -43,6 +43,7 @@ class Run:
         for folder in (path / "checkpoints", path / "episodes"):
             with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
+        sync_folder(path.parent)
         write_text(path / "environment.json", json.dumps(environment, indent=2) + "\n")
         write_text(path / "config.toml", config.dump(experiment))  # last: it is what makes the folder a run
         return cls(path, experiment)
@@ -188,14 +189,12 @@ def save_checkpoint(path: Path, state: dict[str, Any], keep: bool = False) -> No
     import torch
 
     packed = _packed({"schema": SCHEMA, **state})
-    with replacing(path) as part:
+    with replacing(path, previous(path) if keep else None) as part:
         try:
             with part.open("wb") as file:
                 torch.save(packed, file)
         except RuntimeError as error:  # torch reports a full disk as one, raised over the OSError
             raise OSError(getattr(error.__context__, "strerror", None) or str(error).splitlines()[0]) from error
-        if keep and path.is_file():
-            path.replace(previous(path))
 
 
 def previous(path: Path) -> Path:

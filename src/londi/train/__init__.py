@@ -253,6 +253,7 @@ class Trainer:
         """
         try:
             self.metrics.write()
+            self.metrics.sync()
         finally:
             self._save_policies()
             self._save_checkpoint(patience)

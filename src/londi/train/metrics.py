@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from londi.files import write_text, writing
+from londi.files import sync_file, sync_folder, write_text, writing
 
 
 class MetricsFile:
@@ -35,6 +35,13 @@ class MetricsFile:
                     os.truncate(self.path, size)
                 raise
         self.waiting = []
+
+    def sync(self) -> None:
+        """Wait until what was written is on the disk; raises `WriteError`."""
+        with writing(self.path):
+            if self.path.is_file():
+                sync_file(self.path)
+                sync_folder(self.path.parent)
 
     def forget_after(self, step: int) -> None:
         """Drop what was written after a checkpoint, at that step, by a run that was killed: it is measured again.
