@@ -22,9 +22,13 @@ from londi.budget import Budget
 from londi.encoders import Features
 from londi.envs.base import TextEnv
 from londi.episode import Episode, Reply, Step
+from londi.errors import EnvError
 from londi.learners.replay import Trajectory
 from londi.switchers.base import FAILED
 from londi.usage import BudgetMeasure, Measure
+
+LOSSES = 3
+"""Times that an episode begins anew which its environment lost; and how many in a row may be given up after that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +56,12 @@ class _Slot:
 
     def assign(self, assignment: Assignment) -> _Slot:
         """Take an episode to play, which `start` begins."""
-        self.assignment, self.begun, self.over = assignment, False, False
+        self.assignment, self.begun, self.over, self.losses = assignment, False, False, 0
         return self
+
+    def begin_anew(self) -> None:
+        """Have an episode that the environment lost begin anew."""
+        self.begun, self.over, self.losses = False, False, self.losses + 1
 
     def start(self) -> None:
         assignment = self.assignment
@@ -74,7 +82,7 @@ class _Slot:
         self.steps: list[Step] = []
         self.features: list[Features] = []
         self.agreed: list[bool] = []
-        self.success = self.truncated = self.over = False
+        self.success = self.truncated = self.over = self.lost = False
         self.mark()
         self.begun = True
 
@@ -93,7 +101,8 @@ class _Slot:
 
     def _move(self, action: str) -> tuple[float, bool]:
         observation, reward, terminated, self.truncated, info = self.env.step(action)
-        self.success, self.over = bool(info["success"]), terminated or self.truncated
+        self.success, self.lost = bool(info["success"]), bool(info.get("lost", False))
+        self.over = terminated or self.truncated or self.lost
         score, valid = float(info.get("score", reward)), bool(info["valid"])
         self.history.see(observation, score - self.score, valid)
         self.score = score if "score" in info else 0.0
@@ -189,6 +198,9 @@ class Rollout:
 
     All environments must have the same closed set of actions. `price_measure` is what the trajectories say that calls
     cost. A context manager: environments that wait (for a simulator, a server) are stepped in threads.
+
+    An episode that its environment lost (`info["lost"]`) begins anew, `LOSSES` times at most. After that it is left out
+    with `gives_up`, as in training, but for more than `LOSSES` in a row; otherwise `step` raises `EnvError`.
     """
 
     def __init__(
@@ -198,17 +210,22 @@ class Rollout:
         assignments: Iterable[Assignment],
         env_id: str = "",
         price_measure: Measure = "calls",
+        *,
+        gives_up: bool = False,
     ) -> None:
-        self.agent, self.env_id, self.price_measure = agent, env_id, price_measure
+        self.agent, self.env_id, self.price_measure, self.gives_up = agent, env_id, price_measure, gives_up
         self._waiting = iter(assignments)
         self._idle = [_Slot(env) for env in envs]
         self._playing: list[_Slot] = []
         self._ended: deque[_Slot] = deque()
         self._pool = ThreadPoolExecutor(len(envs)) if any(env.waits for env in envs) else None
         self.lost = 0
-        """Episodes that were begun anew since their worker died: here there is none to lose."""
+        """Episodes that were begun anew since their environment lost them."""
+        self.given_up: list[int] = []
+        """Seeds of those that were left out, since it lost them again and again."""
+        self._in_a_row = 0  # of these, since an episode ended
         self.restarts = (0, 0)
-        """Workers and replicas that were started again; likewise."""
+        """Workers and replicas that were started again since they died: here there is none."""
 
     @property
     def num_idle(self) -> int:
@@ -253,8 +270,31 @@ class Rollout:
 
     def _sort(self) -> None:
         """Take out what has ended: in this step, or in one that an exception cut off."""
-        self._ended += [slot for slot in self._playing if slot.over]
+        lost = [slot for slot in self._playing if slot.over and slot.lost]
+        for slot in lost:
+            slot.begin_anew()
+        ended = [slot for slot in self._playing if slot.over]
         self._playing = [slot for slot in self._playing if not slot.over]
+        self._ended += ended
+        self._in_a_row = 0 if ended else self._in_a_row
+        for slot in lost:
+            if slot.losses > LOSSES:
+                self._give_up(slot)
+            else:
+                self.lost += 1
+
+    def _give_up(self, slot: _Slot) -> None:
+        """Leave out what was lost again and again; raises `EnvError` where that may not be, or leads nowhere."""
+        if not self.gives_up or self._in_a_row >= LOSSES:
+            raise EnvError(
+                f"{self.env_id or type(slot.env).__name__} lost the episode with seed {slot.assignment.seed} "
+                f"{slot.losses} times, the last time at '{slot.steps[-1].action[:60]}', and can't be played: see "
+                "whether its simulator has the memory and the time that it needs (env.options)"
+            )
+        self._in_a_row += 1
+        self.given_up.append(slot.assignment.seed)
+        self._playing.remove(slot)
+        self._idle.append(slot)
 
     def _deliver(self) -> Iterator[tuple[Episode, Trajectory]]:
         while self._ended:
@@ -302,7 +342,8 @@ def rollout(
     An episode depends on its assignment and the agent alone, not on which environment it is played in or beside
     which others, as long as the agent's models keep their contract (a batch is what its prompts are singly) and the
     Switcher is not changed meanwhile. All environments must have the same closed set of actions. `price_measure` is
-    what the trajectories say that calls cost.
+    what the trajectories say that calls cost. Raises `EnvError` for an episode that its environment lost again and
+    again.
     """
     with Rollout(envs, agent, assignments, env_id, price_measure) as playing:
         while (ended := playing.step()) is not None:

@@ -78,6 +78,11 @@ class RayRollout:
         self._sent: tuple[int, Any] = (-1, None)
         """What workers were last given: its version, and the copy."""
         self._lost: set[int] = set()
+        """Seeds of what was played in workers that died."""
+        self._lost_there = 0
+        """Episodes that workers began anew since their environments lost them."""
+        self.given_up: list[int] = []
+        """Seeds of those that were left out, since their environments lost them again and again."""
         self._replaced = 0
         """Workers."""
         self._again: deque[Assignment] = deque()
@@ -105,8 +110,8 @@ class RayRollout:
 
     @property
     def lost(self) -> int:
-        """Episodes that were begun anew since the worker that played them died."""
-        return len(self._lost)
+        """Episodes that were begun anew since the worker that played them died, or their environment lost them."""
+        return len(self._lost) + self._lost_there
 
     @property
     def num_waiting(self) -> int:
@@ -227,7 +232,7 @@ class RayRollout:
     def _answer(self, seat: _Seat) -> None:
         """Take in what a worker has to say of its step; raises what its models or environments raised."""
         try:
-            ended, seat.idle = answer_of(seat.pending)
+            ended, seat.idle, lost, given_up = answer_of(seat.pending)
         except GONE as error:
             self._replace(seat, error)
         except Exception:
@@ -235,6 +240,10 @@ class RayRollout:
             raise
         else:
             seat.pending, seat.failures = None, 0
+            self._lost_there += lost
+            self.given_up += given_up
+            for seed in given_up:
+                del seat.held[seed]
             self._ended += [(seat, seat.held.pop(episode.seed), episode, trajectory) for episode, trajectory in ended]
 
     def _replace(self, seat: _Seat, error: Exception) -> None:

@@ -62,7 +62,7 @@ class _Console:
 
 
 _MEANS = {"success": ".2f", "calls": ".1f"}
-_COUNTS = ("failed", "lost", "workers_restarted", "replicas_restarted")
+_COUNTS = ("failed", "lost", "given_up", "workers_restarted", "replicas_restarted")
 """What a line says only where it happened."""
 
 

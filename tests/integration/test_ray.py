@@ -169,8 +169,8 @@ def test_a_killed_replica_costs_nothing(
     with pytest.raises(KeyboardInterrupt):
         runs._train(tmp_path / "run", trainer.experiment)
     assert "1 replica was restarted; no episode was lost" in capsys.readouterr().err
-    assert runs._restarts(4, 1, 2) == "2 replicas and 1 worker were restarted; 4 episodes were begun anew"
-    assert not runs._restarts(0, 0, 0)
+    assert runs._mishaps(4, 1, 2, 0) == "2 replicas and 1 worker were restarted; 4 episodes were begun anew"
+    assert not runs._mishaps(0, 0, 0, 0)
 
 
 def test_it_goes_on_with_what_was_being_played(tmp_path: Path) -> None:

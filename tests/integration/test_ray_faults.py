@@ -24,8 +24,10 @@ from londi.bench.server import Script, ScriptedServer  # noqa: E402
 from londi.cli import main  # noqa: E402
 from londi.cluster import Cluster, connect  # noqa: E402
 from londi.config import Experiment, ModelConfig, ServerConfig  # noqa: E402
+from londi.episode import Episode  # noqa: E402
 from londi.errors import CheckpointError, ConfigError, ModelError, RunError  # noqa: E402
 from londi.lms import replicas  # noqa: E402
+from londi.rollout import LOSSES  # noqa: E402
 from londi.rollout_ray import RayRollout  # noqa: E402
 from londi.run import load_checkpoint  # noqa: E402
 from londi.train import prepare  # noqa: E402
@@ -36,7 +38,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::Futu
 MODELS = """
 from pathlib import Path
 
-from londi.envs.keydoor import quick_policy
+import gymnasium
+
+from londi.envs.keydoor import KeyDoorEnv, quick_policy
 from londi.errors import ModelError
 
 
@@ -45,6 +49,18 @@ def breakable(prompt):
         raise ModelError("it is broken")
     return quick_policy(prompt)
 
+
+class Losing(KeyDoorEnv):
+    def reset(self, *, seed=None, options=None):
+        self.playing = seed
+        return super().reset(seed=seed, options=options)
+
+    def _apply(self, action):
+        self.lost = self.playing % 5 == 0
+        return super()._apply(action)
+
+
+gymnasium.register("Losing-v0", Losing, disable_env_checker=True)
 """
 
 
@@ -230,6 +246,31 @@ def test_a_worker_whose_node_has_no_memory_left_is_replaced(tmp_path: Path, monk
     assert trainer.num_lost == 4, "what its half of the environments played"
     assert trainer.num_restarted == (1, 0)
     assert replicas.why(no_memory) == "1 worker(s) were killed"
+
+
+def test_what_environments_lose_in_workers_is_counted_and_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = keydoor()
+    trainer = prepare(
+        tmp_path / "run", replace(made, env=replace(made.env, id="made_up:Losing-v0")), Cluster(num_workers=2)
+    )
+    playing, note, seen = trainer.rollout, trainer._note, set[int]()
+
+    def noted(episode: Episode) -> None:
+        seen.add(episode.seed)
+        note(episode)
+
+    assert isinstance(playing, RayRollout)
+    monkeypatch.setattr(trainer, "_note", noted)
+    trainer.train()
+    assert trainer.step >= 300
+    assert not any(seed % 5 == 0 for seed in seen)
+    assert playing.given_up
+    assert all(seed % 5 == 0 for seed in playing.given_up)
+    assert trainer.num_lost >= LOSSES * len(playing.given_up)
+    written = load_checkpoint(trainer.run.checkpoint)
+    assert (written["given_up"], written["lost"]) == (trainer.num_given_up, trainer.num_lost)
 
 
 @pytest.mark.parametrize("waits", [(1.0, 1.5), (0.0, 1.0)], ids=["while it waits for a step", "while it saves"])

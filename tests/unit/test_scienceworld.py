@@ -19,6 +19,7 @@ import pytest
 from londi import config, envs
 from londi.agent import Agent
 from londi.cli import main
+from londi.config import ModelConfig
 from londi.encoders import TextEncoder
 from londi.envs.jvm import POOL, Pool, Simulator, SimulatorLostError
 from londi.envs.scienceworld import ScienceWorldEnv, _mixed, shorten
@@ -29,6 +30,7 @@ from londi.lms import ScriptedLM
 from londi.making import make_envs
 from londi.rollout import Assignment, rollout
 from londi.switchers import Never
+from londi.train import prepare
 
 ROOT = Path(__file__).parents[2]
 TASK = "find-living-thing"
@@ -358,6 +360,42 @@ def test_an_episode_that_can_not_be_replayed_is_given_up(monkeypatch: pytest.Mon
     _, reward, ended, _, info = env.step("look around")
     assert (reward, ended, info["success"], info["lost"]) == (0.0, True, False, True)
     env.close()
+
+
+def test_training_plays_anew_what_was_lost_with_its_simulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "looking.py").write_text("def look(prompt):\n    return 'look around'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("londi.envs.scienceworld._REPLAYS", 0)
+    made = config.load(ROOT / "experiments" / "scienceworld" / "demo.toml")
+    looking = ModelConfig("python:looking:look")
+    steps: dict[str, Any] = {"num_steps": 24, "warmup_steps": 20, "num_envs": 2, "snapshots": 0}
+    task = {"task": TASK, "heap_mb": 256, "max_steps": 4}
+    trainer = prepare(
+        tmp_path / "run",
+        replace(
+            made,
+            env=replace(made.env, id="londi/ScienceWorld-v0", options=task),
+            quick=looking,
+            deepthink=looking,
+            train=replace(made.train, **steps),
+        ),
+    )
+    seen: list[Episode] = []
+    note = trainer._note
+
+    def noted(episode: Episode) -> None:
+        seen.append(episode)
+        note(episode)
+
+    monkeypatch.setattr(trainer, "_note", noted)
+    assert trainer.rollout.step() is not None
+    kill(trainer.envs[0])  # type: ignore[arg-type]
+    trainer.train()
+    assert trainer.num_lost == 1
+    assert [len(episode.steps) for episode in seen] == [4] * 6
+    assert {episode.seed for episode in seen} == {2**32 + number for number in range(6)}
+    for env in trainer.envs:
+        env.close()
 
 
 def test_a_simulator_that_hangs_is_ended() -> None:

@@ -115,17 +115,22 @@ def _train(folder: Path, setting: config.Experiment, track: Sequence[str] = (), 
         finally:
             if trainer.failures.count:
                 err.print(f"{trainer.failures.count:,} DEEPTHINK calls failed, and QUICK acted")
-            if said := _restarts(trainer.rollout.lost, *trainer.rollout.restarts):
+            if said := _mishaps(trainer.rollout.lost, *trainer.rollout.restarts, len(trainer.rollout.given_up)):
                 err.print(said)
 
 
-def _restarts(episodes: int, workers: int, replicas: int) -> str:
-    """Say what died over Ray and what that cost; nothing where nothing died."""
+def _mishaps(episodes: int, workers: int, replicas: int, given_up: int) -> str:
+    """Say what died over Ray or was lost by environments, and what that cost; nothing where nothing did."""
     died = [_counted(count, name) for count, name in ((replicas, "replica"), (workers, "worker")) if count]
-    if not died:
-        return ""
-    cost = f"{_counted(episodes, 'episode')} {_were(episodes)} begun anew" if episodes else "no episode was lost"
-    return f"{' and '.join(died)} {_were(replicas + workers)} restarted; {cost}"
+    said = [f"{' and '.join(died)} {_were(replicas + workers)} restarted"] if died else []
+    if episodes:
+        lost = "" if died else "lost by the environment and "
+        said.append(f"{_counted(episodes, 'episode')} {_were(episodes)} {lost}begun anew")
+    elif died:
+        said.append("no episode was lost")
+    if given_up:
+        said.append(f"{_counted(given_up, 'episode')} {_were(given_up)} given up, lost by the environment every time")
+    return "; ".join(said)
 
 
 def _counted(count: int, name: str) -> str:

@@ -29,6 +29,8 @@ class Worker:
     ) -> None:
         self.experiment, self.num_envs, self.models = experiment, num_envs, (quick, deepthink)
         self.given: deque[Assignment] = deque()
+        self.told = (0, 0)
+        """How many episodes were begun anew and given up, as far as the driver knows."""
 
     @cached_property
     def rollout(self) -> Rollout:
@@ -43,7 +45,7 @@ class Worker:
         )
         agent = Agent(quick, deepthink, make_encoder(made), Never(), made.env.prompt)
         envs = make_envs(made, self.num_envs)
-        return Rollout(envs, agent, _Drain(self.given), made.env.id, made.train.price_measure)
+        return Rollout(envs, agent, _Drain(self.given), made.env.id, made.train.price_measure, gives_up=True)
 
     def start(self) -> None:
         """Make environments and models; raises what they raise."""
@@ -51,13 +53,16 @@ class Worker:
 
     def step(
         self, assignments: Sequence[Assignment], switcher: Packed | None
-    ) -> tuple[list[tuple[Episode, Trajectory]], int]:
-        """Take a step; return what ended, and how many environments are idle now."""
+    ) -> tuple[list[tuple[Episode, Trajectory]], int, int, list[int]]:
+        """Take a step; return what ended, how many environments are idle now, how many episodes were begun anew since
+        they were lost, and the seeds of those that were given up."""
         self.given += assignments
         if switcher is not None:
             self.rollout.agent.switcher = switcher.unpack()
         ended = list(self.rollout.step() or ())
-        return ended, self.rollout.num_idle
+        (lost, given_up), now = self.told, (self.rollout.lost, len(self.rollout.given_up))
+        self.told = now
+        return ended, self.rollout.num_idle, now[0] - lost, self.rollout.given_up[given_up:]
 
     def where(self) -> str:
         """Return the id of its node."""

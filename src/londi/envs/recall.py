@@ -27,7 +27,11 @@ class _Node:
 
     @property
     def over(self) -> bool:
-        return self.turn[2] or self.turn[3]
+        return self.turn[2] or self.turn[3] or self.lost
+
+    @property
+    def lost(self) -> bool:
+        return bool(self.turn[4].get("lost"))
 
 
 class Memory:
@@ -46,7 +50,7 @@ class RecallingEnv(TextEnv):
 
     At the first action that is not, it takes all that it missed. Raises `EnvError` where one of these does not lead to
     what it led to before: then it is not reproducible, whatever it says. An episode without a seed, or with options, is
-    not remembered.
+    not remembered, and the end of one that the environment lost neither: it may come out otherwise the next time.
     """
 
     def __init__(self, env: TextEnv, memory: Memory) -> None:
@@ -89,8 +93,9 @@ class RecallingEnv(TextEnv):
         here = self._path[-1]
         known = here.following.get(action)
         if known is None:
-            self._catch_up()
-            known = here.following.setdefault(action, self._taken_one(action))
+            known = self._catch_up() or self._taken_one(action)
+            if not known.lost:
+                known = here.following.setdefault(action, known)
         self._actions.append(action)
         self._path.append(known)
         return (*known.turn[:4], dict(known.turn[4]))
@@ -105,15 +110,19 @@ class RecallingEnv(TextEnv):
         self._taken += 1
         return _Node(turn, dict(self.env.settings))
 
-    def _catch_up(self) -> None:
-        """Have the environment take the actions that it missed."""
+    def _catch_up(self) -> _Node | None:
+        """Have the environment take the actions that it missed; return where it lost the episode on the way."""
         if self._taken < 0:
             self._compare(self._begun())
         while self._taken < len(self._actions):
             try:
-                self._compare(self._taken_one(self._actions[self._taken]))
+                found = self._taken_one(self._actions[self._taken])
             except EpisodeOverError as error:
                 raise self._wrong(self._taken + 1) from error
+            if found.lost:
+                return found
+            self._compare(found)
+        return None
 
     def _compare(self, found: _Node) -> None:
         known = self._path[self._taken]

@@ -72,7 +72,7 @@ class ScienceWorldEnv(TextEnv):
     - `heap_mb`, `timeout`: of the simulator, see `londi.envs.jvm.Simulator`.
 
     `info` has besides `score`, `moves`, `variation` and `lost`. A simulator that dies or hangs is replaced and the
-    episode replayed; where that does not lead to the same score, the episode ends without success, `lost`.
+    episode replayed; where that does not lead to the same score, the episode is `lost`.
     Raises `ConfigError` for an unknown task or option.
     """
 
@@ -113,7 +113,7 @@ class ScienceWorldEnv(TextEnv):
         self.task, self.split, self.simplification, self.max_moves = self.tasks[0], split, simplification, max_moves
         self.reward, self.failure, self.short, self.heap_mb, self.timeout = reward, failure, short, heap_mb, timeout
         self.list_actions, self.recall = list_actions, recall
-        self.variation, self.score, self.moves, self.lost = -1, 0, 0, False
+        self.variation, self.score, self.moves = -1, 0, 0
         self._raw, self._behind, self._closed = 0, False, False
         self.simulator: Simulator | None = None
         self._variations: dict[str, dict[Split, list[int]]] = {}
@@ -170,7 +170,7 @@ class ScienceWorldEnv(TextEnv):
 
     def _begin(self, seed: int | None) -> str:
         number = int(self.np_random.integers(2**31)) if seed is None else seed
-        self.score, self.moves, self.lost, self._actions = 0, 0, False, []
+        self.score, self.moves, self._actions = 0, 0, []
         self._raw, self._behind, self._closed = 0, False, False
         self.task = self.tasks[number % len(self.tasks) if self._wanted is None else 0]
         for attempt in range(_REPLAYS + 1):

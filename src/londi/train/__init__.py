@@ -74,7 +74,7 @@ class Trainer:
         self.learners = make_learners(self.experiment, encoder, self.envs[0])
         explorers = {name: self.learners[name].explorer for name in players(t.learners)}
         behaviour = Behaviour(explorers or {"random": Never()})
-        self.step = self.started = self.begun_anew = self.lost = 0
+        self.step = self.started = self.begun_anew = self.lost = self.given_up = 0
         self.restarted = (0, 0)
         self.calls: int | None = 0
         """DEEPTHINK calls of the episodes that were learned from; None where an earlier version did not count them."""
@@ -89,7 +89,7 @@ class Trainer:
             self.models = {"quick": quick, "deepthink": deepthink}
             self.agent = Agent(quick, deepthink, encoder, behaviour, self.experiment.env.prompt)
             self.rollout: Rollout | RayRollout = Rollout(
-                self.envs, self.agent, self.assignments(), self.experiment.env.id, t.price_measure
+                self.envs, self.agent, self.assignments(), self.experiment.env.id, t.price_measure, gives_up=True
             )
         else:
             from londi.rollout_ray import RayRollout
@@ -112,8 +112,13 @@ class Trainer:
 
     @property
     def num_lost(self) -> int:
-        """Episodes that were begun anew since the worker that played them died."""
+        """Episodes that were begun anew since the worker that played them died, or their environment lost them."""
         return self.lost + self.rollout.lost
+
+    @property
+    def num_given_up(self) -> int:
+        """Episodes that were left out since their environment lost them again and again."""
+        return self.given_up + len(self.rollout.given_up)
 
     @property
     def num_restarted(self) -> tuple[int, int]:
@@ -240,7 +245,8 @@ class Trainer:
         row = {"step": self.step, "episodes": self.started, "seconds": round(self.seconds, 3)}
         workers, replicas = self.num_restarted
         measured = {"success": now.success, "calls": now.calls, "failed": self.failures.count, "lost": self.num_lost}
-        measured |= {"workers_restarted": workers, "replicas_restarted": replicas, **self.losses}
+        measured |= {"given_up": self.num_given_up, "workers_restarted": workers, "replicas_restarted": replicas}
+        measured |= self.losses
         self.metrics.waiting.append(row | measured)
         self.last_metrics = self.step
         tell(self.trackers, self.step, measured)
@@ -261,7 +267,8 @@ class Trainer:
     def _save_checkpoint(self, patience: float | None) -> None:
         done = self.step >= self.experiment.train.num_steps and not self.metrics.waiting
         state: dict[str, Any] = {name: getattr(self, name) for name in _COUNTERS}
-        state |= {"lost": self.num_lost, "restarted": list(self.num_restarted), "calls": self.calls}
+        state |= {"lost": self.num_lost, "given_up": self.num_given_up}
+        state |= {"restarted": list(self.num_restarted), "calls": self.calls}
         state |= {"failed": self.failures.count, "metrics": self.metrics.waiting}
         state |= {"format": FORMAT, "features": FEATURES, "done": done}
         state["learners"] = {name: learner.state_dict() for name, learner in self.learners.items()}
@@ -300,7 +307,7 @@ class Trainer:
                 learner.load_state_dict(state["learners"][name])
             for name in _COUNTERS:
                 setattr(self, name, state[name])
-            self.lost, self.calls = state["lost"], state.get("calls")
+            self.lost, self.given_up, self.calls = state["lost"], state.get("given_up", 0), state.get("calls")
             self.failures.count = state.get("failed", 0)
             self.metrics.waiting = list(state.get("metrics", ()))  # checkpoints of earlier versions hold none
             workers, replicas = state.get("restarted", (0, 0))  # nor what was restarted
