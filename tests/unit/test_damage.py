@@ -18,6 +18,8 @@ from londi.jobs import Job
 from londi.run import Run, load_checkpoint, previous, save_checkpoint
 
 torch = pytest.importorskip("torch")
+from londi.train.metrics import MetricsFile  # noqa: E402
+
 KEYDOOR = config.load(Path(__file__).parents[2] / "experiments" / "keydoor.toml")
 
 
@@ -113,3 +115,29 @@ def test_a_job_with_a_damaged_checkpoint_is_not_trained(run: Run) -> None:
     run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:-100])
     with pytest.warns(UserWarning, match="last-previous"):
         assert not Job("", "", KEYDOOR, run.path).trained
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(b"{}\n", b"[200]\n", b"200\n", b'{"step": null}\n', b'{"step": "x"}\n', b'{"step": NaN}\n', b"\n"),
+        *(b'{"step": 2\xff0}\n', b'{"step": 200, "\xe4": 1}\n', b"\x00\x00\x00\n"),
+        *(b"[" * 100_000 + b"\n", b'{"step": 1' + b"0" * 400 + b"}\n"),
+    ],
+    ids=range(12),
+)
+def test_rows_of_metrics_that_can_not_be_read_are_dropped(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 100}\n' + damage + b'{"step": 300}\n{"step": 400}\n{"ste')
+    with pytest.warns(UserWarning, match=r"metrics\.jsonl is damaged: 1 row can't be read") as told:
+        MetricsFile(path).forget_after(300)
+    assert len(told) == 1
+    assert path.read_text() == '{"step": 100}\n{"step": 300}\n'
+
+
+def test_a_last_row_of_metrics_that_was_cut_off_is_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 100}\n{"step": 2')
+    with warnings.catch_warnings(action="error"):
+        MetricsFile(path).forget_after(300)
+    assert path.read_text() == '{"step": 100}\n'

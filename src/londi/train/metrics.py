@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -46,20 +47,26 @@ class MetricsFile:
     def forget_after(self, step: int) -> None:
         """Drop what was written after a checkpoint, at that step, by a run that was killed: it is measured again.
 
-        Raises `WriteError`.
+        What can't be read is dropped too, with a warning unless it is a last row that was cut off. Raises `WriteError`.
         """
         if not self.path.is_file():
             return
         last = min([step, *(row["step"] - 1 for row in self.waiting)])
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if _step(line) <= last]
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        steps = [_step(line) for line in lines]
+        damaged = sum(step is None and line.endswith("\n") for step, line in zip(steps, lines, strict=True))
+        if damaged:
+            rows = f"{damaged} row{'' if damaged == 1 else 's'}"
+            warnings.warn(f"{self.path} is damaged: {rows} can't be read, and will be missing", stacklevel=2)
+        kept = [line for step, line in zip(steps, lines, strict=True) if step is not None and step <= last]
         if kept != lines:
             write_text(self.path, "".join(kept))
 
 
-def _step(line: str) -> float:
-    """The step of a line of metrics; infinite for one that was cut off."""
+def _step(line: str) -> float | None:
+    """The step of a line of metrics; None for one that is no such line, or not what was written."""
     try:
-        return float(json.loads(line)["step"])
-    except ValueError:
-        return math.inf
+        step = float(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None
+    return step if line.isascii() and math.isfinite(step) else None
