@@ -189,14 +189,20 @@ def test_failed_calls_are_said_at_the_end(
     assert last["failed"] > 20
 
 
-def test_clocks_that_jump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is learned does not depend on the time of day, forwards or backwards."""
-    prepare(tmp_path / "calm", short()).train()
-    jumps = itertools.cycle((0.0, 9e8, -9e8, 3600.0))
-    now = time.time
-    monkeypatch.setattr(time, "time", lambda: now() + next(jumps))
-    prepare(tmp_path / "jumping", short()).train()
+@pytest.mark.parametrize("served", [False, True])
+def test_clocks_that_jump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, served: bool) -> None:
+    """What is learned does not depend on the time of day, forwards or backwards; nor does a wait for a server."""
+    jumps, now = itertools.cycle((0.0, 9e8, -9e8, 3600.0)), time.time
+    with ScriptedServer(Script(actions(), faults={"busy, says when": 0.02})) as server:
+        model = serving(server, attempts=8, timeout=20.0)
+        made = replace(short(num_steps=200), deepthink=model) if served else short()
+        prepare(tmp_path / "calm", made).train()
+        monkeypatch.setattr(time, "time", lambda: now() + next(jumps))
+        prepare(tmp_path / "jumping", made).train()
+        monkeypatch.undo()
+        refused = [entry.fault for entry in server.ledger]
     assert what_came_out(tmp_path / "jumping") == what_came_out(tmp_path / "calm")
+    assert ("busy, says when" in refused) == served
 
 
 @pytest.mark.parametrize("damage", ["cut off", "no JSON", "another schema"])
