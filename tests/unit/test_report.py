@@ -144,6 +144,14 @@ def test_numbers_equal_those_of_the_frontier(run: Path) -> None:
         assert number in page
 
 
+@pytest.mark.parametrize("line", [b'{"step": 2\xff0}', b'{"st', b"[1]", b'{"success": 0.5}'])
+def test_metrics_that_can_not_be_read_are_named(run: Path, line: bytes) -> None:
+    path = run / "metrics.jsonl"
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    with pytest.raises(RunError, match=r"metrics\.jsonl .*: train again, or delete"):
+        write_report(run)
+
+
 def test_metrics_that_are_null_say_so(run: Path) -> None:
     page = write_report(run).read_text(encoding="utf-8")
     line = next(part for part in page.split("<tr") if "saved_flops_at_99" in part)

@@ -327,8 +327,10 @@ def _read_episodes(run: Path, name: str) -> list[Episode]:
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    text = _read_text(path, "run `londi train` first")
     try:
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
-    except json.JSONDecodeError as error:
+        rows = [json.loads(line) for line in _read_text(path, "run `londi train` first").splitlines() if line.strip()]
+    except ValueError as error:
         raise RunError(f"{path} is no JSON Lines (cut off?): train again, or delete its last line") from error
+    if not all(isinstance(row, dict) and "step" in row for row in rows):
+        raise RunError(f"{path} holds lines that are no metrics: train again, or delete these")
+    return rows
