@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from types import TracebackType
@@ -58,11 +58,12 @@ class _Seat:
 
 
 class RayRollout:
-    """Plays assignments in the workers of a cluster; used like `londi.rollout.Rollout`.
+    """Plays assignments, each of another seed, in the workers of a cluster; used like `londi.rollout.Rollout`.
 
-    `version` counts what the learners have done; the `switcher` is sent again when it has moved on. All workers and
-    models have started when it is made. Raises `RunError` where there is no such cluster, `ConfigError` where it has
-    too few GPUs, and what a model or an environment raises.
+    Workers make environments and agents themselves, from the `experiment`. `version` counts what the learners have
+    done; the `switcher` is sent again when it has moved on. All workers and models have started when it is made. Raises
+    `RunError` where there is no such cluster, `ConfigError` where it has too few GPUs, and what a model or an
+    environment raises.
     """
 
     def __init__(
@@ -70,11 +71,11 @@ class RayRollout:
         experiment: Experiment,
         switcher: Switcher,
         version: Callable[[], int],
-        assignments: Iterator[Assignment],
+        assignments: Iterable[Assignment],
         cluster: Cluster,
     ) -> None:
         self.switcher, self.cluster = switcher, cluster
-        self._version, self._waiting = version, assignments
+        self._version, self._waiting = version, iter(assignments)
         self._sent: tuple[int, Any] = (-1, None)
         """What workers were last given: its version, and the copy."""
         self._lost: set[int] = set()
@@ -112,6 +113,11 @@ class RayRollout:
     def lost(self) -> int:
         """Episodes that were begun anew since the worker that played them died, or their environment lost them."""
         return len(self._lost) + self._lost_there
+
+    @property
+    def num_idle(self) -> int:
+        """Environments in which nothing is played, as far as workers have told."""
+        return sum(seat.idle for seat in self._seats)
 
     @property
     def num_waiting(self) -> int:
@@ -162,15 +168,18 @@ class RayRollout:
                 ray.shutdown()
         self._started, self._seats, self._replicas = False, [], []
 
-    def step(self) -> Iterator[tuple[Episode, Trajectory]]:
+    def step(self) -> Iterator[tuple[Episode, Trajectory]] | None:
         """Set every worker that rests going, and yield the episodes that have ended, once one has taken a step.
 
-        What is not taken from the iterator is yielded by the next step. What a model or an environment raises is raised
-        after what had ended was yielded; `state` still has every other episode.
+        None where nothing is left to play. What is not taken from the iterator is yielded by the next step. What a
+        model or an environment raises is raised after what had ended was yielded; `state` still has every other
+        episode.
         """
         if not self._ended or len(self._seats) > 1:
             self._go_on()
             if not self._ended and not self._failed:
+                if not self._pending():
+                    return None
                 self._wait()
             self._look()
             if self._failed and not self._ended:
@@ -211,21 +220,23 @@ class RayRollout:
                 self._go_on()
 
     def _go_on(self) -> None:
-        """Set every worker going that rests, but for those whose episodes wait to be learned from: what they begin next
-        depends on it."""
+        """Set every worker going that rests and has something to play, but for those whose episodes wait to be learned
+        from: what they begin next depends on it."""
         for seat in self._seats if not self._failed else ():
             if seat.pending is None and not any(seat is there for there, *_ in self._ended):
                 self._go(seat)
 
     def _go(self, seat: _Seat) -> None:
-        now, stale = self._version(), 1 if len(self._seats) == 1 else self.cluster.broadcast_updates
-        if self._sent[1] is None or now - self._sent[0] >= stale:
-            self._sent = now, ray.put(pack(self.switcher))
-        version, sent = self._sent
         new = [self._again.popleft() for _ in range(min(seat.idle, len(self._again)))]
         new += islice(self._waiting, seat.idle - len(new))
         seat.idle -= len(new)
         seat.held |= {assignment.seed: assignment for assignment in new}
+        if not seat.held:
+            return
+        now, stale = self._version(), 1 if len(self._seats) == 1 else self.cluster.broadcast_updates
+        if self._sent[1] is None or now - self._sent[0] >= stale:
+            self._sent = now, ray.put(pack(self.switcher))
+        version, sent = self._sent
         seat.pending = seat.actor.step.remote(new, sent if seat.version != version else None)
         seat.version = version
 

@@ -26,7 +26,10 @@ from londi.cli import main, runs  # noqa: E402
 from londi.cluster import Cluster  # noqa: E402
 from londi.config import Experiment, ModelConfig, ServerConfig  # noqa: E402
 from londi.errors import ConfigError  # noqa: E402
+from londi.rollout import Assignment  # noqa: E402
+from londi.rollout_ray import RayRollout  # noqa: E402
 from londi.run import load_checkpoint  # noqa: E402
+from londi.switchers import Never  # noqa: E402
 from londi.train import Trainer, prepare  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +108,24 @@ def test_workers_play_on_while_episodes_are_learned_from(tmp_path: Path) -> None
         for _ in episodes:
             pass
         assert all(seat.pending is not answer for seat, answer in asked), "its step was not taken in"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_assignments_come_to_an_end(tmp_path: Path, workers: int) -> None:
+    """As `Rollout`, it returns None then, and not before: not while a worker that died has left some to be begun."""
+    made, assigned = keydoor(num_envs=4), [Assignment(seed, random_rate=0.5) for seed in range(11)]
+    with RayRollout(made, Never(), lambda: 0, assigned, Cluster(num_workers=workers)) as playing:
+        seen, killed = list[int](), False
+        while (ended := playing.step()) is not None:
+            seen += [episode.seed for episode, _ in ended]
+            busy = [seat.actor for seat in playing._seats if seat.held]
+            if len(seen) >= 7 and busy and not killed:  # the last ones are being played
+                ray.kill(busy[0])
+                killed = True
+        assert sorted(seen) == list(range(11))
+        assert killed
+        assert (playing.num_idle, playing.num_waiting, playing.state()) == (4, 0, [])
+        assert playing.step() is None
 
 
 def test_what_is_learned_reaches_every_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

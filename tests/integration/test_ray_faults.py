@@ -146,7 +146,7 @@ def test_what_had_ended_is_yielded_before_what_failed_is_raised(tmp_path: Path, 
         seen: set[int] = set()
         try:
             with pytest.raises(ModelError, match="it is broken"):
-                seen.update(episode.seed for _ in range(100) for episode, _ in playing.step())
+                seen.update(episode.seed for _ in range(100) for episode, _ in playing.step() or ())
         finally:
             (models / "broken").unlink()
         assert ended <= seen
@@ -198,21 +198,21 @@ def test_every_episode_is_somewhere_once(tmp_path: Path, monkeypatch: pytest.Mon
         assert (playing.restore(begun), playing.lost) == (0, 3)
         check()
         while len(playing._ended) < 2:
-            steps = playing.step()
+            steps = iter(playing.step() or ())
             if len(playing._ended) < 2:
                 seen |= {episode.seed for episode, _ in steps}
         seen.add(next(steps)[0].seed)  # the loop is cut off here
         check()
-        seen |= {episode.seed for episode, _ in playing.step()}
+        seen |= {episode.seed for episode, _ in playing.step() or ()}
         seat = playing._seats[0]
         seat.pending = lost_with_its_owner()
         check()
         assert seat not in playing._seats
-        seen |= {episode.seed for episode, _ in playing.step()}
+        seen |= {episode.seed for episode, _ in playing.step() or ()}
         monkeypatch.setattr(rollout_ray, "RESTARTS", 0)
         kill(playing._seats[1].actor)
         with pytest.raises(RunError, match="died 1 times"):
-            seen.update(episode.seed for _ in range(1_000) for episode, _ in playing.step())
+            seen.update(episode.seed for _ in range(1_000) for episode, _ in playing.step() or ())
         check()
 
 
