@@ -1,8 +1,7 @@
-"""Training over Ray: what it comes to with one worker, and what a lost worker, replica or node costs."""
+"""Training over Ray: what it comes to with one worker, and what a lost worker or replica costs."""
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -269,77 +268,6 @@ def test_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         Cluster(num_workers=0)
     with pytest.raises(ConfigError, match="take fewer"):
         prepare(tmp_path / "run", keydoor(), Cluster(num_workers=9))
-
-
-NODES = """
-import sys
-import time
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
-import ray
-from ray.cluster_utils import Cluster as Nodes
-from londi import config
-from londi.cluster import Cluster
-from londi.train import prepare
-
-nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-second = nodes.add_node(num_cpus=1)
-nodes.wait_for_nodes()
-ray.init(address=nodes.address, log_to_driver=False)
-made = config.load(Path(sys.argv[1]))
-made = replace(made, train=replace(made.train, num_steps=1200, warmup_steps=100, num_envs=16))
-
-@ray.remote(num_cpus=0, scheduling_strategy="SPREAD")
-def where():
-    return ray.get_runtime_context().get_node_id()
-
-for _ in range(40):  # both take part
-    if len(set(ray.get([where.remote() for _ in range(4)]))) == 2:
-        break
-    time.sleep(0.5)
-for attempt in range(8):  # Ray spreads as well as it can, which at first may be onto one node
-    trainer = prepare(Path(f"{sys.argv[2]}-{attempt}"), made, Cluster(num_workers=4, deepthink_replicas=2))
-    there = {ray.get(seat.actor.where.remote()) for seat in trainer.rollout._seats}
-    if len(there) == 2:
-        break
-    trainer.rollout.__exit__(None, None, None)
-    time.sleep(1)
-assert len(there) == 2, there
-killed = False
-
-def progress(now):
-    global killed
-    if now.step > 300 and not killed:
-        killed = True
-        time.sleep(1)  # for its workers to end their steps, whose answers lie there
-        nodes.remove_node(second, allow_graceful=False)
-
-trainer.train(progress)
-columns = trainer.replay.state()["columns"]
-assert (columns["remaining"] < 99).any(), "nothing was played under a budget"
-over = int((columns["called"] & (columns["remaining"] < 1)).sum())
-print("killed", killed, "step", trainer.step, "lost", trainer.num_lost, "over", over, flush=True)
-ray.shutdown()
-nodes.shutdown()
-"""
-
-
-def test_a_node_is_killed_in_mid_training(tmp_path: Path) -> None:
-    """On two nodes of `ray.cluster_utils.Cluster`; in a process of its own, since there is one Ray to a process."""
-    (tmp_path / "nodes.py").write_text(NODES)
-    command = [sys.executable, "nodes.py", str(ROOT / "experiments" / "keydoor.toml"), "run"]
-    # an answer with episodes stays on its node until it is fetched, as those of more than 100 KB do
-    env = os.environ | {"RAY_max_direct_call_object_size": "4096"}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False, env=env)
-    said = [line for line in done.stdout.splitlines() if line.startswith("killed")]
-    assert said, done.stderr[-3000:]
-    words = said[-1].split()
-    found = dict(zip(words[::2], words[1::2], strict=True))
-    assert found["killed"] == "True"
-    assert int(found["step"]) >= 1200
-    assert 0 < int(found["lost"]) <= 16
-    assert found["over"] == "0"
 
 
 def test_the_command_line(tmp_path: Path) -> None:
