@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from itertools import cycle, islice, pairwise
 from math import lcm
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayError, RayTaskError
@@ -21,6 +21,8 @@ from londi.config import ModelConfig
 from londi.errors import ConfigError, LondiError, ModelError, RunError
 from londi.lms.base import Decision
 from londi.usage import Usage
+
+T = TypeVar("T")
 
 RESTARTS = 20
 """A replica is started again so often; a worker likewise in a row without having taken a step."""
@@ -58,10 +60,10 @@ class _Replica:
         return str(ray.get_runtime_context().get_worker_id())
 
     async def name(self) -> str:
-        return await asyncio.to_thread(lambda: self.model.name)
+        return await self._aside(lambda: self.model.name)
 
     async def worst_case(self, prompts: list[str], candidates: Sequence[str] | None) -> list[Usage]:
-        return await asyncio.to_thread(lambda: self.model.worst_case(prompts, candidates))
+        return await self._aside(lambda: self.model.worst_case(prompts, candidates))
 
     async def decide(self, prompts: list[str], candidates: Sequence[str] | None) -> list[Decision]:
         answer = asyncio.get_running_loop().create_future()
@@ -78,16 +80,36 @@ class _Replica:
             self.waiting = [each for each in self.waiting if each[1] != closed]
             together = [prompt for prompts, _, _ in batch for prompt in prompts]
             try:
-                decided = iter(await asyncio.to_thread(self._decide, together, closed))
+                decided = iter(await self._aside(partial(self._decide, together, closed)))
+                for prompts, _, answer in batch:
+                    mine = list(islice(decided, len(prompts)))
+                    if not answer.done():  # else its caller is gone
+                        answer.set_result(mine)
             except Exception as error:
                 for _, _, answer in batch:
-                    answer.set_exception(error)
-                continue
-            for prompts, _, answer in batch:
-                answer.set_result(list(islice(decided, len(prompts))))
+                    if not answer.done():
+                        answer.set_exception(error)
 
     def _decide(self, prompts: list[str], candidates: Sequence[str] | None) -> list[Decision]:
         return self.model.decide(prompts, candidates)
+
+    async def _aside(self, call: Callable[[], T]) -> T:
+        """Return what a call comes to in a thread; raises what it raises.
+
+        That is a `ModelError` where it would end the event loop, so that all callers waited for ever, or can't be
+        passed on.
+        """
+
+        def guarded() -> T:
+            try:
+                return call()
+            except BaseException as error:
+                if isinstance(error, Exception) and not isinstance(error, StopIteration):
+                    raise
+                said = f": {error}" if str(error) else ""
+                raise ModelError(f"{self.config.model} raised {type(error).__name__}{said}") from error
+
+        return await asyncio.to_thread(guarded)
 
 
 class RemoteLM:
