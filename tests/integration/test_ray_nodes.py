@@ -25,6 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::Futu
 
 
 NODES = """
+import json
 import sys
 import time
 from dataclasses import replace
@@ -61,6 +62,16 @@ for attempt in range(8):  # Ray spreads as well as it can, which at first may be
 assert len(there) == 2, there
 killed = False
 
+class Told:
+    def log(self, step, values):
+        self.last = dict(values, step=step)
+
+    def close(self, outcome="finished"):
+        pass
+
+told = Told()
+trainer.trackers.append(told)
+
 def progress(now):
     global killed
     if now.step > 300 and not killed:
@@ -72,7 +83,11 @@ trainer.train(progress)
 columns = trainer.replay.state()["columns"]
 assert (columns["remaining"] < 99).any(), "nothing was played under a budget"
 over = int((columns["called"] & (columns["remaining"] < 1)).sum())
-print("killed", killed, "step", trainer.step, "lost", trainer.num_lost, "over", over, flush=True)
+workers, replicas = trainer.num_restarted
+print(json.dumps({
+    "killed": killed, "step": trainer.step, "lost": trainer.num_lost, "over": over, "workers": workers,
+    "replicas": replicas, "run": str(trainer.run.path), "told": told.last,
+}), flush=True)
 ray.shutdown()
 nodes.shutdown()
 """
@@ -85,14 +100,19 @@ def test_a_node_is_killed_in_mid_training(tmp_path: Path) -> None:
     # an answer with episodes stays on its node until it is fetched, as those of more than 100 KB do
     env = os.environ | {"RAY_max_direct_call_object_size": "4096"}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False, env=env)
-    said = [line for line in done.stdout.splitlines() if line.startswith("killed")]
+    said = [line for line in done.stdout.splitlines() if line.startswith('{"killed"')]
     assert said, done.stderr[-3000:]
-    words = said[-1].split()
-    found = dict(zip(words[::2], words[1::2], strict=True))
-    assert found["killed"] == "True"
-    assert int(found["step"]) >= 1200
-    assert 0 < int(found["lost"]) <= 16
-    assert found["over"] == "0"
+    found = json.loads(said[-1])
+    assert found["killed"]
+    assert found["step"] >= 1200
+    assert 0 < found["lost"] <= 16
+    assert found["over"] == 0
+    assert found["workers"] > 0
+    last = json.loads((tmp_path / found["run"] / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == found["step"], "what was lost after the last full thousand is told too"
+    assert (last["lost"], last["workers_restarted"]) == (found["lost"], found["workers"])
+    assert last["replicas_restarted"] <= found["replicas"], "one that is noticed later is told of by the command"
+    assert found["told"] == {key: last[key] for key in found["told"]}
 
 
 @pytest.fixture

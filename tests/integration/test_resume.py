@@ -329,7 +329,8 @@ def test_metrics_that_could_not_be_written_are_written_later(tmp_path: Path) -> 
     assert trainer.step >= 1_200
     metrics.rmdir()
     prepare(tmp_path / "run", experiment).train()
-    assert [round(row["step"], -3) for row in what_came_out(tmp_path / "run")[1]] == [1000]
+    first, last = (row["step"] for row in what_came_out(tmp_path / "run")[1])
+    assert 1_000 <= first < last == trainer.step
 
 
 @pytest.fixture

@@ -176,7 +176,8 @@ def test_training_tells_them_what_it_writes(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     other = ("step", "episodes", "seconds")
     assert told == {row["step"]: {k: v for k, v in row.items() if k not in other} for row in rows}
-    assert len(told) == 2
+    assert [step // 1_000 for step in told] == [1, 2, 2]
+    assert max(told) == trainer.step, "the end is told too"
     assert mine.outcome == "finished"
 
 

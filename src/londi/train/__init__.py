@@ -161,7 +161,7 @@ class Trainer:
                         self._attempt(self.save)
                     if self.step < t.num_steps:  # what is done can't go on
                         check()
-                if self.last_metrics == 0:  # a run too short for its first line: the report wants one
+                if self.step > self.last_metrics:  # what is not told yet
                     self._measure()
             finally:
                 self._rest()

@@ -1,4 +1,4 @@
-"""`metrics.jsonl` of a run folder: what training tells of itself, a row a thousand steps."""
+"""`metrics.jsonl` of a run folder: what training tells of itself, a row a thousand steps and one at the end."""
 
 from __future__ import annotations
 
