@@ -19,12 +19,12 @@ ray = pytest.importorskip("ray")
 
 import numpy as np  # noqa: E402
 
-from londi import config, lms  # noqa: E402
+from londi import config, lms, rollout_ray  # noqa: E402
 from londi.bench.resume import what_came_out  # noqa: E402
 from londi.cli import main, runs  # noqa: E402
 from londi.cluster import Cluster  # noqa: E402
 from londi.config import Experiment, ModelConfig, ServerConfig  # noqa: E402
-from londi.errors import ConfigError  # noqa: E402
+from londi.errors import ConfigError, ModelError  # noqa: E402
 from londi.rollout import Assignment  # noqa: E402
 from londi.rollout_ray import RayRollout  # noqa: E402
 from londi.run import load_checkpoint  # noqa: E402
@@ -191,6 +191,16 @@ def test_a_killed_replica_costs_nothing(
     assert "1 replica was restarted; no episode was lost" in capsys.readouterr().err
     assert runs._mishaps(4, 1, 2, 0) == "2 replicas and 1 worker were restarted; 4 episodes were begun anew"
     assert not runs._mishaps(0, 0, 0, 0)
+
+
+def test_a_replica_that_stays_dead_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where that is found while one waits for a step that takes long."""
+    monkeypatch.setattr(rollout_ray, "PLACED_S", 0.0)
+    trainer = prepare(tmp_path / "run", keydoor(), Cluster(num_workers=1))
+    deepthink = trainer.rollout.deepthink  # type: ignore[union-attr]
+    with pytest.raises(ModelError, match=r"a replica of keydoor-deepthink died, .*: .*killed by `ray\.kill`"):
+        killing(trainer, 100, lambda: ray.kill(deepthink.replicas[0]))  # type: ignore[union-attr]
+    assert load_checkpoint(trainer.run.checkpoint)["playing"]
 
 
 def test_it_goes_on_with_what_was_being_played(tmp_path: Path) -> None:

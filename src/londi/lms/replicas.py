@@ -165,7 +165,10 @@ class RemoteLM:
                 found: list[Any] = answer_of(reference if attempt == 0 else ask())
                 return found
             except DEAD as error:
-                raise ModelError(f"a replica of {self.name} died more than {RESTARTS} times: {why(error)}") from error
+                raise ModelError(
+                    f"a replica of {self.name} died, and is not started again (nor is any after {RESTARTS} deaths): "
+                    f"{why(error)}"
+                ) from error
             except ObjectLostError as error:
                 if attempt == RESTARTS:
                     raise ModelError(
@@ -187,7 +190,10 @@ def as_seen(config: ModelConfig, gpus: float) -> ModelConfig:
 
 
 def check_placed(made: Sequence[Any]) -> None:
-    """Wait until all replicas have their places; raises `ConfigError` where some get none within `PLACED_S`."""
+    """Wait until all replicas have their places, or are dead, of which those who ask them are told.
+
+    Raises `ConfigError` where some get none within `PLACED_S`.
+    """
     asked = [replica.placed.remote() for replica in made]
     _, without = ray.wait(asked, num_returns=len(asked), timeout=PLACED_S) if asked else ([], [])
     if without:
@@ -195,7 +201,6 @@ def check_placed(made: Sequence[Any]) -> None:
             f"{len(without)} of {len(made)} replicas got no place in the cluster in {PLACED_S:g} s: of its "
             f"{num_gpus():g} GPUs {num_gpus(free=True):g} are free; take fewer replicas, let them share a GPU, or wait"
         )
-    answers_of(asked)
 
 
 class Watch:
