@@ -45,13 +45,37 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
         torch.nn.Parameter(torch.randn(4, 2)),
         torch.nn.Parameter(torch.randn(4), requires_grad=False),
         torch.eye(3).to_sparse(),
+        torch.randn(3, dtype=torch.complex64),
+        torch.randn(3, dtype=torch.complex64).conj(),
+        torch.randn(3, dtype=torch.complex64).conj().imag,
     ],
-    ids=["matrix", "empty", "scalar", "transposed", "bfloat16", "bool", "grad", "parameter", "frozen", "sparse"],
+    ids=[
+        *("matrix", "empty", "scalar", "transposed", "bfloat16", "bool", "grad", "parameter", "frozen", "sparse"),
+        *("complex", "conjugate", "negative"),
+    ],
 )
 def test_a_tensor_arrives_as_it_was(tensor: torch.Tensor) -> None:
     with torch.no_grad():
         there, here = _carried(tensor), tensor
         assert _same(there.to_dense(), here.to_dense()) if here.is_sparse else _same(there, here)
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf:UserWarning")
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2", "complex32", "bfloat16", "float16", "uint8", "int16"])
+def test_a_type_that_numpy_may_lack_arrives_too(name: str) -> None:
+    tensor = torch.tensor([-1.5, 0.25, 3.0]).abs().to(getattr(torch, name))
+    there = _carried(torch.nn.Parameter(tensor, requires_grad=False))
+    assert type(there) is torch.nn.Parameter
+    assert there.dtype == tensor.dtype
+    assert torch.equal(there.data.view(torch.uint8), tensor.view(torch.uint8))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_a_quantised_tensor_arrives_too() -> None:
+    tensor = torch.quantize_per_tensor(torch.tensor([-1.0, 0.5, 2.0]), 0.1, 10, torch.quint8)
+    there = _carried(tensor)
+    assert there.is_quantized
+    assert torch.equal(there, tensor)
 
 
 def test_a_tensor_that_arrived_is_the_workers_own() -> None:

@@ -15,6 +15,9 @@ import torch
 from numpy.typing import NDArray
 from ray.cloudpickle import CloudPickler
 
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
+"""By bytes: the type as which the elements of a tensor travel, for numpy lacks many (bfloat16, float8, complex32)."""
+
 
 @dataclass(frozen=True)
 class Packed:
@@ -29,7 +32,7 @@ class Packed:
 
 
 def pack(something: Any) -> Packed:
-    """Pack an object that can be pickled; a tensor on a GPU is packed as pickle does it."""
+    """Pack an object that can be pickled; one on a GPU, a quantised or a sparse tensor is packed as pickle does it."""
     contents: list[pickle.PickleBuffer] = []
     file = io.BytesIO()
     _Pickler(file, protocol=5, buffer_callback=contents.append).dump(something)  # type: ignore[no-untyped-call]
@@ -39,15 +42,16 @@ def pack(something: Any) -> Packed:
 class _Pickler(CloudPickler):
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) in (torch.Tensor, torch.nn.Parameter) and _plain(obj):
-            return _tensor, (obj.detach().numpy(), type(obj) is torch.nn.Parameter, obj.requires_grad)
+            bits = obj.detach().resolve_conj().resolve_neg().view(_BITS[obj.dtype.itemsize])
+            return _tensor, (bits.numpy(), obj.dtype, type(obj) is torch.nn.Parameter, obj.requires_grad)
         return super().reducer_override(obj)  # type: ignore[no-untyped-call]
 
 
 def _plain(tensor: torch.Tensor) -> bool:
     """Whether it is an array in all but name."""
-    return tensor.device.type == "cpu" and tensor.layout == torch.strided and tensor.dtype != torch.bfloat16
+    return tensor.device.type == "cpu" and tensor.layout == torch.strided and not tensor.is_quantized
 
 
-def _tensor(array: NDArray[Any], parameter: bool, requires_grad: bool) -> torch.Tensor:
-    made = torch.from_numpy(array)
+def _tensor(array: NDArray[Any], dtype: torch.dtype, parameter: bool, requires_grad: bool) -> torch.Tensor:
+    made = torch.from_numpy(array).view(dtype)
     return torch.nn.Parameter(made, requires_grad) if parameter else made.requires_grad_(requires_grad)
