@@ -304,11 +304,14 @@ class RayRollout:
     def restore(self, state: Sequence[Mapping[str, Any]]) -> int:
         """Go on with the episodes of `state`; returns how many begin anew."""
         anew, rest = 0, list(state)
-        for seat in list(self._seats):
+        asked: list[tuple[_Seat, Any]] = []
+        for seat in self._seats:
             mine, rest = rest[: seat.num_envs], rest[seat.num_envs :]
             seat.held = {each["assignment"]["seed"]: Assignment(**each["assignment"]) for each in mine}
+            asked.append((seat, seat.actor.restore.remote(mine)))
+        for seat, answer in asked:
             try:
-                again, seat.idle = answer_of(seat.actor.restore.remote(mine))
+                again, seat.idle = answer_of(answer)
                 anew += again
             except GONE as error:
                 self._replace(seat, error)

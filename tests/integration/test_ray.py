@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from londi.cli import main, runs  # noqa: E402
 from londi.cluster import Cluster  # noqa: E402
 from londi.config import Experiment, ModelConfig, ServerConfig  # noqa: E402
 from londi.errors import ConfigError, ModelError  # noqa: E402
+from londi.lms.replicas import answer_of  # noqa: E402
 from londi.rollout import Assignment  # noqa: E402
 from londi.rollout_ray import RayRollout  # noqa: E402
 from londi.run import load_checkpoint  # noqa: E402
@@ -226,6 +227,20 @@ def test_it_goes_on_with_what_was_being_played(tmp_path: Path) -> None:
     assert load_checkpoint(again.run.checkpoint)["models"]["quick"]["rows"] == said["quick"]["rows"]
     again.train()
     assert again.step >= 600
+
+
+def test_workers_go_on_with_their_episodes_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    playing: Any = prepare(tmp_path / "run", keydoor(num_envs=4), Cluster(num_workers=2)).rollout
+    there: list[list[int]] = []
+
+    def look(answer: Any) -> Any:
+        there.append([len(ray.get(seat.actor.state.remote())) for seat in playing._seats])
+        return answer_of(answer)
+
+    monkeypatch.setattr(rollout_ray, "answer_of", look)
+    with playing:
+        assert playing.restore([{"assignment": asdict(Assignment(seed)), "begun": False} for seed in range(4)]) == 0
+    assert there[0] == [2, 2], "the first is not waited for before the second is asked"
 
 
 def test_what_ends_while_a_checkpoint_is_written_is_in_it(tmp_path: Path) -> None:
