@@ -215,8 +215,8 @@ def test_five_seeds_make_intervals(table: reproduce.Table, tmp_path: Path) -> No
 
 def test_where_calls_are_made_is_printed() -> None:
     def rows(calls: int) -> dict[str, Any]:
-        counts = (("all steps", 2000, 500), ("the models differ", 600, 600), ("they agree", 1400, 0))
-        counts += (("seldom", 99, 99), ("never", 0, 0))
+        counts = [("all steps", 2000, 500), ("the models differ", 600, 600), ("they agree", 1400, 0)]
+        counts += [("seldom", 99, 99), ("never", 0, 0)]
         made = [{"label": k, "steps": n, "calls": min(calls, n), "differ": differ} for k, n, differ in counts]
         return {"states": {"policies": ["price 1", "price 2", "price 1"], "rows": made}}
 
