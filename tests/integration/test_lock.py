@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -107,6 +109,18 @@ def test_the_lock_is_let_go_however_a_training_ends(tmp_path: Path) -> None:
     assert again.step >= 300
     assert not list(tmp_path.rglob("*.part")), "what a killed training left behind"
     lock.check(tmp_path)
+
+
+def test_who_only_looks_stands_in_nobodys_way(tmp_path: Path) -> None:
+    with lock.held(tmp_path):
+        pass
+    with (tmp_path / lock.NAME).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # as `check` does, for a moment
+        letting_go = Timer(0.3, fcntl.flock, (file, fcntl.LOCK_UN))
+        letting_go.start()
+        with lock.held(tmp_path):
+            assert (tmp_path / lock.NAME).read_text() == f"{os.getpid()}\n"
+        letting_go.join()
 
 
 @pytest.mark.parametrize("number", [None, errno.ENOLCK, errno.ENOSYS])

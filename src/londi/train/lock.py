@@ -7,6 +7,7 @@ The lock is the operating system's: it is gone with the process that held it, ho
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
@@ -22,16 +23,19 @@ except ImportError:  # Windows
 
 NAME = "training.lock"
 """In the run folder, with the id of the process that trains there or did so last."""
+MOMENT_S = 1.0
+"""Seconds that the lock may be held by somebody who only looks whether it is."""
+POLL_S = 0.05
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold a run folder's lock; raises `RunError` where another training holds it."""
+    """Hold a run folder's lock; raises `RunError` where another training holds it, for longer than `MOMENT_S`."""
     path = folder / NAME
     with writing(path):
         file = path.open("ab+", buffering=0)  # so that nothing is left to write when it is closed
     with file:
-        _take(file, folder)
+        _take(file, folder, MOMENT_S)
         with writing(path):
             file.truncate(0)
             file.write(b"%d\n" % os.getpid())
@@ -43,24 +47,34 @@ def held(folder: Path) -> Iterator[None]:
                     fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def check(folder: Path) -> None:
-    """Raise `RunError` where a run folder's lock is held."""
+def check(folder: Path, patience: float = 0.0) -> None:
+    """Raise `RunError` where a run folder's lock is held, and still is after `patience` seconds."""
     path = folder / NAME
     if path.is_file():
         with path.open("rb", buffering=0) as file:
-            _take(file, folder, shared=True)
+            _take(file, folder, patience, shared=True)
 
 
-def _take(file: FileIO, folder: Path, shared: bool = False) -> None:
-    if not fcntl:
-        return
-    try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        holder = file.read().decode().strip() or "unknown"
-        raise RunError(
-            f"{folder} is being trained by another process (pid {holder}): wait, or choose another folder with --run"
-        ) from None
-    except OSError:  # a file system without locks
-        return
+def _take(file: FileIO, folder: Path, patience: float, shared: bool = False) -> None:
+    limit = time.monotonic() + patience
+    while not _taken(file, shared):
+        if time.monotonic() >= limit:
+            file.seek(0)
+            holder = file.read().decode().strip() or "unknown"
+            raise RunError(
+                f"{folder} is being trained by another process (pid {holder}): wait, or choose another folder with "
+                "--run"
+            )
+        time.sleep(POLL_S)
+
+
+def _taken(file: FileIO, shared: bool) -> bool:
+    """Whether the lock is had now, or there is none to be had."""
+    if fcntl:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # a file system without locks
+            pass
+    return True
