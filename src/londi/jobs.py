@@ -15,8 +15,12 @@ from londi import config
 from londi.config import Experiment
 from londi.errors import RunError
 from londi.files import write_text
+from londi.lifeline import GRACE_S, cut, lifeline
 from londi.policies import same_selection, same_training
 from londi.run import Run
+
+WAIT_S = GRACE_S + 30.0
+"""Seconds that a training waits for one that has lost its parent: so long it may take to end, and more."""
 
 
 def merged(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,8 +87,8 @@ def run(job: Job) -> None:
     trained.
 
     Where only the experiment's evaluation has changed, that alone is done again; where only other settings are to be
-    measured, those that are new. Raises `RunError` where the process fails, naming its log, where the folder holds
-    another experiment, or where the source is not trained.
+    measured, those that are new. The process ends with this one, however this one does. Raises `RunError` where the
+    process fails, naming its log, where the folder holds another experiment, or where the source is not trained.
     """
     if job.done:
         return
@@ -95,10 +99,8 @@ def run(job: Job) -> None:
         write_text(job.folder / "config.toml", config.dump(job.experiment))
     write_text(source, config.dump(job.experiment))
     for command in commands:
-        with log.open("a", encoding="utf-8") as file:
-            ended = subprocess.run(
-                [sys.executable, "-m", "londi.cli", *command], stdout=file, stderr=file, stdin=subprocess.DEVNULL
-            )
+        with log.open("a", encoding="utf-8") as file, lifeline() as attached:
+            ended = subprocess.run([sys.executable, "-m", "londi.cli", *command], stdout=file, stderr=file, **attached)
         if ended.returncode:
             raise RunError(f"`londi {' '.join(command)}` failed (exit code {ended.returncode}): see {log}")
 
@@ -116,7 +118,8 @@ def _commands(job: Job, source: Path) -> list[list[str]]:
             return [["evaluate", str(job.folder), "--add"]]
         return [["evaluate", str(job.source.folder), "--on", str(source), "--folder", str(job.folder)]]
     evaluate = ["evaluate", str(job.folder), *(["--add"] if trained and _can_add(job) else [])]
-    return [evaluate] if trained else [["train", str(source), "--run", str(job.folder)], evaluate]
+    train = ["train", str(source), "--run", str(job.folder), "--wait", f"{WAIT_S:g}"]
+    return [evaluate] if trained else [train, evaluate]
 
 
 def _can_add(job: Job) -> bool:
@@ -130,7 +133,10 @@ def _can_add(job: Job) -> bool:
 
 
 def run_all(todo: Sequence[Job], processes: int, progress: Callable[[], None]) -> None:
-    """Run the jobs, so many at a time; `progress` is told of each that is done. Raises the first `RunError`."""
+    """Run the jobs, so many at a time; `progress` is told of each that is done. Raises the first `RunError`.
+
+    On Ctrl-C those that run end as on SIGTERM: training writes a checkpoint.
+    """
 
     def one(job: Job) -> None:
         run(job)
@@ -139,6 +145,8 @@ def run_all(todo: Sequence[Job], processes: int, progress: Callable[[], None]) -
     with ThreadPoolExecutor(processes) as pool:
         try:
             list(pool.map(one, todo))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
+        except BaseException as error:
+            pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(error, KeyboardInterrupt):
+                cut()
             raise

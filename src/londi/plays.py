@@ -21,6 +21,7 @@ from londi.envs.base import TextEnv
 from londi.envs.recall import Memory, RecallingEnv
 from londi.episode import Episode
 from londi.frontier import Outcome
+from londi.lifeline import end_with_parent
 from londi.making import Phase, make_encoder, make_envs
 from londi.policies import Policy, switcher_of
 from londi.rollout import Assignment, rollout
@@ -216,7 +217,11 @@ def rows_of(policies: Sequence[Policy], outcomes: Mapping[str, Sequence[Outcome]
 def playing(run: Run, progress: PlayProgress) -> Iterator[Plays]:
     """Start the worker processes of an evaluation, and end them."""
     processes = run.experiment.evaluate.processes
-    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn")) if processes > 1 else None
+    pool = (
+        ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=end_with_parent)
+        if processes > 1
+        else None
+    )
     try:
         yield Plays(run, pool, progress)
     finally:

@@ -85,6 +85,24 @@ def test_a_second_training_is_refused_and_loses_nothing(tmp_path: Path, capsys: 
     assert what_came_out(run) == what_came_out(tmp_path / "whole")
 
 
+def test_a_training_may_wait_for_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, source = tmp_path / "run", tmp_path / "short.toml"
+    source.write_text(config.dump(short()))
+    with pytest.raises(KeyboardInterrupt):
+        prepare(run, short()).train(interrupted)
+    with another(run) as process:
+        with pytest.raises(SystemExit, match="2"):
+            main(["train", str(source), "--run", str(run), "--wait", "0.2"])
+        ending = Timer(1, process.kill)
+        ending.start()
+        main(["train", str(source), "--run", str(run), "--wait", "100"])
+        ending.join()
+    assert "trained: " in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", str(source), "--run", str(run), "--wait", "-1"])
+    assert "--wait must be at least 0 seconds, not -1" in capsys.readouterr().err
+
+
 def test_a_training_that_was_prepared_meanwhile_is_refused(tmp_path: Path) -> None:
     first, second = (prepare(tmp_path / "run", short()) for _ in range(2))
 

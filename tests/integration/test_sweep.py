@@ -96,6 +96,7 @@ def test_what_fails_is_named_and_the_rest_is_kept(tmp_path: Path, short: Path) -
 DYING = """
 import os
 import signal
+import time
 from pathlib import Path
 
 from londi.envs.keydoor import quick_policy
@@ -105,20 +106,29 @@ def quick(prompt):
     deaths = Path(__file__).with_name("deaths")
     if not deaths.is_file():
         deaths.touch()
-        for pid in os.getppid(), os.getpid():  # the trial, and the training that it started
+        for pid in LOST:
             os.kill(pid, signal.SIGKILL)
+        source, limit = Path("runs/sweep/keydoor-0.toml"), time.monotonic() + 60
+        last = source.stat().st_mtime_ns
+        while source.stat().st_mtime_ns == last and time.monotonic() < limit:
+            time.sleep(0.1)
+        time.sleep(8)  # what is left takes a step that is longer than the next attempt needs to begin
     return quick_policy(prompt)
 """
 
 
-def test_what_is_lost_is_started_again(tmp_path: Path, short: Path) -> None:
-    (tmp_path / "dying.py").write_text(DYING)
+@pytest.mark.parametrize("lost", ["os.getppid(), os.getpid()", "os.getppid(),"], ids=["trial and training", "trial"])
+def test_what_is_lost_is_started_again(tmp_path: Path, short: Path, lost: str) -> None:
+    (tmp_path / "dying.py").write_text(DYING.replace("LOST", lost))
     made = config.load(short)
     short.write_text(config.dump(replace(made, quick=replace(made.quick, model="python:dying:quick"))))
     done = sweep("--seeds", "0", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "deaths").is_file()
     assert (tmp_path / "runs" / "sweep" / "keydoor-0" / "frontier.json").is_file()
+    log = (tmp_path / "runs" / "sweep" / "keydoor-0.log").read_text()
+    assert ("interrupted at step" in log) == ("getpid" not in lost), "a training that lost its trial ends in good order"
+    assert "is being trained by another process" not in log, "the next one waits until then"
 
 
 def test_points(tmp_path: Path, short: Path) -> None:

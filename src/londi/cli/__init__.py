@@ -21,6 +21,7 @@ from londi.cli.tables import reproduce, sweep
 from londi.cli.verify import verify
 from londi.errors import EXTRAS, LondiError, MissingExtraError
 from londi.interrupts import Terminated
+from londi.lifeline import end_with_parent
 
 app.command(verify)
 app.command(reproduce)
@@ -29,6 +30,7 @@ app.command(sweep)
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line."""
+    end_with_parent()
     args = sys.argv[1:] if argv is None else argv
     sys.path.insert(0, str(Path.cwd()))  # `python:MODULE:NAME` and `MODULE:ENV` may stand beside the experiment
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

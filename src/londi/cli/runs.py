@@ -48,6 +48,7 @@ def train(
     seed: int | None = None,
     steps: int | None = None,
     track: tuple[str, ...] = (),
+    wait: float = 0.0,
     ray: _Address = None,
     workers: int | None = None,
     quick_replicas: int = 1,
@@ -64,6 +65,7 @@ def train(
         steps: environment steps, instead of the file's.
         track: where metrics go beside metrics.jsonl: console (a line each on stderr, without asking where that is no
             terminal), tensorboard, wandb (offline unless WANDB_MODE says otherwise), mlflow; these into the run folder.
+        wait: seconds to wait for another process that trains into the run folder.
         ray: spread it over Ray: alone for processes on this machine, with `auto` or an address for a cluster.
         workers: with --ray, processes that share train.num_envs environments; default as many as there are CPUs, but
             no more than environments, or than server.concurrency.
@@ -89,6 +91,12 @@ def train(
         cluster = Cluster(
             ray, workers, quick_replicas, deepthink_replicas, quick_gpus=quick_gpus, deepthink_gpus=deepthink_gpus
         )
+    if wait < 0:
+        raise ConfigError(f"--wait must be at least 0 seconds, not {wait:g}")
+    if wait:
+        from londi.train import lock
+
+        lock.check(folder, wait)
     _train(folder, setting, track, cluster)
     out.print(f"trained: {folder}   next: londi evaluate {folder}", soft_wrap=True)
 

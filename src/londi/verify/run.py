@@ -13,6 +13,7 @@ from typing import Any
 
 from londi import provenance
 from londi.errors import ConfigError, did_you_mean
+from londi.lifeline import end_with_parent
 from londi.verify import budgets, deep, efficiency, facts, learning, linear, random_mdps, scale
 from londi.verify.base import Claim, Part, Settings, Suite
 
@@ -94,7 +95,7 @@ def _results(jobs: list[tuple[str, int]], settings: Settings, processes: int) ->
         return
     # workers inherit this: numeric libraries that start threads of their own would fight for the same cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=end_with_parent)
     try:
         pending: dict[Future[tuple[Part, float]], tuple[str, int]] = {
             pool.submit(_do, name, settings, job): (name, job) for name, job in jobs

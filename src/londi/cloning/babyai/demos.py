@@ -28,6 +28,7 @@ from minigrid.utils.baby_ai_bot import (
 )
 
 from londi.envs.babyai import ACTIONS, BabyAITextEnv
+from londi.lifeline import end_with_parent
 
 VERBS = ("get", "reach", "bring", "unlock", "leave")
 """What a thought can want: get an object, reach a thing, bring the carried object to one, unlock a door, leave
@@ -169,5 +170,5 @@ def _map(jobs: list[Any], processes: int) -> Iterator[list[Demonstration]]:
     if processes <= 1:
         yield from map(_play_many, jobs)
         return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         yield from pool.map(_play_many, jobs)
