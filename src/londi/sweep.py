@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from londi import config
-from londi.cluster import connect
+from londi.cluster import check_run, connect, run_gpus
 from londi.errors import ConfigError, MissingExtraError, RunError
 from londi.files import write_text
 from londi.jobs import Job, merged, run
@@ -110,22 +110,31 @@ class _Told(tune.Callback):
         return {}
 
 
-def run_over_ray(jobs: Sequence[Job], address: str, cpus: float, progress: Callable[[], None]) -> list[str]:
-    """Run what is not done yet, as many at a time as there are CPUs for; returns what failed, a line each.
+def run_over_ray(
+    jobs: Sequence[Job], address: str, cpus: float, gpus: float | None, progress: Callable[[], None]
+) -> list[str]:
+    """Run what is not done yet, as many at a time as there are CPUs and GPUs for; returns what failed, a line each.
 
-    Raises `RunError` where there is no such cluster, and `KeyboardInterrupt` on Ctrl-C.
+    `gpus` None is as many for each run as its devices say. Raises `ConfigError` where a run finds no room,
+    `RunError` where there is no such cluster, and `KeyboardInterrupt` on Ctrl-C.
     """
     todo = {job.folder.name: job for job in jobs if not job.done}
     if not todo:
         return []
+    takes = {name: {"CPU": cpus, "GPU": run_gpus(job.experiment, gpus)} for name, job in todo.items()}
 
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints with verbose=0, too
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is told at the end, in a line
     started = connect(address)
     try:
+        for each in takes.values():
+            check_run(each["CPU"], each["GPU"])
         folder = next(iter(todo.values())).folder.parent
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(_Trial, jobs=todo, cwd=str(Path.cwd())), {"cpu": cpus}),
+            tune.with_resources(
+                tune.with_parameters(_Trial, jobs=todo, cwd=str(Path.cwd())),
+                lambda point: tune.PlacementGroupFactory([takes[point["run"]]]),
+            ),
             param_space={"run": tune.grid_search(list(todo))},
             run_config=tune.RunConfig(
                 name=".tune",

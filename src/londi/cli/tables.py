@@ -169,6 +169,7 @@ def sweep(
     vary: tuple[str, ...] = (),
     ray: str = "local",
     cpus: float = 1.0,
+    gpus: float | None = None,
     folder: Path = Path("runs/sweep"),
     json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
@@ -179,7 +180,8 @@ def sweep(
         seeds: training seeds.
         vary: settings and their values, all combinations of which are run: train.gamma=0.9,0.95 train.lr=1e-3,3e-4
         ray: `local` for processes on this machine, `auto` or an address for a cluster, whose nodes share the folder.
-        cpus: CPUs that a run takes; as many run at a time as there are CPUs for.
+        cpus: CPUs that a run takes; as many run at a time as there are CPUs and GPUs for.
+        gpus: GPUs that a run takes, such as 0.5 where two share one; default as many as the devices of its models say.
         folder: where the runs lie, and sweep.json and sweep.png at the end.
         json: print sweep.json instead of the table.
     """
@@ -190,7 +192,7 @@ def sweep(
         raise ConfigError(f"--cpus must be above 0, not {cpus}")
     with bar("runs", len(jobs)) as move:
         move(sum(job.done for job in jobs))
-        failed = run_over_ray(jobs, ray, cpus, lambda: move(advance=1))
+        failed = run_over_ray(jobs, ray, cpus, gpus, lambda: move(advance=1))
     if failed:
         raise RunError(
             "\n".join([f"{len(failed)} of {len(jobs)} runs failed; the same command tries them again", *failed])

@@ -42,8 +42,7 @@ class Cluster:
         if min(workers, self.quick_replicas, self.deepthink_replicas, self.broadcast_updates) < 1:
             raise ConfigError("a cluster needs at least 1 worker, 1 replica of each model, and broadcast_updates >= 1")
         for gpus in (self.quick_gpus, self.deepthink_gpus):
-            if gpus is not None and (not 0 <= gpus < math.inf or (gpus > 1 and gpus % 1)):
-                raise ConfigError(f"a replica takes a share of a GPU or a whole number of them, not {gpus:g}")
+            _check_share("replica", gpus)
 
     def workers(self, experiment: Experiment) -> int:
         """Return how many workers play; the cluster is joined.
@@ -65,6 +64,11 @@ class Cluster:
         """
         quick = _gpus("quick", experiment.quick, self.quick_gpus)
         return quick, _gpus("deepthink", experiment.deepthink, self.deepthink_gpus)
+
+
+def _check_share(who: str, gpus: float | None) -> None:
+    if gpus is not None and (not 0 <= gpus < math.inf or (gpus > 1 and gpus % 1)):
+        raise ConfigError(f"a {who} takes a share of a GPU or a whole number of them, not {gpus:g}")
 
 
 def served(model: ModelConfig) -> bool:
@@ -92,6 +96,39 @@ def check_gpus(experiment: Experiment, cluster: Cluster) -> None:
         raise ConfigError(
             f"the replicas of QUICK and DEEPTHINK need {need:g} GPUs, the cluster has {have:g}: take fewer replicas, "
             "let them share a GPU (as with --quick-gpus 0.5 --deepthink-gpus 0.5), or take device = 'cpu'"
+        )
+
+
+def run_gpus(experiment: Experiment, given: float | None = None) -> float:
+    """Return how many GPUs a run takes that has both models in its own process: those given, else as its devices say.
+
+    It counts what it gets from `cuda:0` on. Raises `ConfigError` where a model's device is none of these.
+    """
+    _check_share("run", given)
+    found = []
+    for name, model in (("quick", experiment.quick), ("deepthink", experiment.deepthink)):
+        need = _gpus(name, model, None)
+        if need and not model.local.device_map:
+            number = model.device.partition(":")[2]
+            need += int(number) if number.isdecimal() else 0
+            if given is not None and need > math.ceil(given):
+                raise ConfigError(
+                    f"{name}.device is {model.device}, but a run gets {given:g} GPUs, counted from cuda:0: take --gpus "
+                    f"{need:g}, or another device"
+                )
+        found.append(need)
+    return max(found) if given is None else given
+
+
+def check_run(cpus: float, gpus: float) -> None:
+    """Raise `ConfigError` where no node of the cluster that is joined has so much: the run would wait."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    have = [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes]
+    if not any(cpus <= its_cpus + 1e-6 and gpus <= its_gpus + 1e-6 for its_cpus, its_gpus in have):
+        most = " or ".join(f"{its_cpus:g} CPUs and {its_gpus:g} GPUs" for its_cpus, its_gpus in sorted(set(have)))
+        raise ConfigError(
+            f"a run takes {cpus:g} CPUs and {gpus:g} GPUs, the nodes of the cluster have {most}: lower --cpus or "
+            "--gpus, or take device = 'cpu'"
         )
 
 
