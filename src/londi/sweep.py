@@ -124,6 +124,7 @@ def run_over_ray(
     takes = {name: {"CPU": cpus, "GPU": run_gpus(job.experiment, gpus)} for name, job in todo.items()}
 
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints with verbose=0, too
+    os.environ.setdefault("RAY_kill_child_processes_on_worker_exit", "0")  # they end by themselves, and save first
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is told at the end, in a line
     started = connect(address)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ pytest.importorskip("ray.tune")
 
 from londi import config
 from londi.cli import main
+from londi.cli.tables import _print_sweep
 from londi.errors import ConfigError
 from londi.sweep import points
 
@@ -79,6 +81,66 @@ def test_it_is_stopped_and_goes_on(tmp_path: Path, short: Path) -> None:
             made = json.loads((folder / f"keydoor-train.gamma={gamma}-{seed}" / "frontier.json").read_text())
             each = found["points"][label]["hypervolume price"]["each"]
             assert each[seed] == made["metrics"]["hypervolume"]["price"]
+
+
+SLOW = """
+import time
+from pathlib import Path
+
+from londi.envs.keydoor import quick_policy
+
+
+def quick(prompt):
+    if Path(__file__).with_name("slow").is_file():
+        time.sleep(0.1)
+    return quick_policy(prompt)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130)])
+def test_a_signal_to_all_of_it_costs_nothing(tmp_path: Path, short: Path, number: int, code: int) -> None:
+    """As a terminal's Ctrl-C, which its whole group gets; run again, it goes on and prints its table."""
+    made = config.load(short)
+    longer = replace(made.train, num_steps=2_400, checkpoint_steps=10_000, updates_per_step=0.1)
+    short.write_text(config.dump(replace(made, quick=replace(made.quick, model="python:slow:quick"), train=longer)))
+    (tmp_path / "slow.py").write_text(SLOW)
+    command = [sys.executable, "-m", "londi.cli", "sweep", "short.toml", "--seeds", "0"]
+    heed, folder = partial(signal.signal, signal.SIGINT, signal.default_int_handler), tmp_path / "runs" / "sweep"
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed
+    )
+    limit = time.monotonic() + 200
+    while not list(folder.glob("*/metrics.jsonl")) and time.monotonic() < limit and process.poll() is None:
+        time.sleep(0.05)
+    (tmp_path / "slow").touch()  # Ray Tune waits for what ends within seconds
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert "Traceback" not in errors
+
+    (tmp_path / "slow").unlink()
+    done = sweep("--seeds", "0", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    log = (folder / "keydoor-0.log").read_text()
+    assert "interrupted at step" in log
+    assert "resuming" in log
+    measured = json.loads((folder / "sweep.json").read_text())["points"]["keydoor"]
+    shown = [f"{measured[name]['mean']:.3f}" for name in ("hypervolume price", "hypervolume budget")]
+    row = next(line for line in done.stdout.splitlines() if "keydoor" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")][:3] == ["keydoor", *shown]
+    assert "picture: runs/sweep/sweep.png" in done.stdout
+
+
+def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    volumes = {"hypervolume price": {"each": [0.5, 0.7]}, "hypervolume budget": {"each": [0.25, None]}}
+    _print_sweep({"seeds": [3, 4], "points": {"slow": volumes, "fast": {"at_99 calls_ratio": {"each": [0.2, 0.2]}}}})
+    said = capsys.readouterr().out
+    assert "mean ± std over training seeds 3, 4" in said
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in said.splitlines() if line[0] == "│"]
+    assert rows == [
+        ["slow", "0.600 ± 0.141", "0.250 (1 of 2)", "-", "-"],
+        ["fast", "-", "-", "-", "0.200 ± 0.000"],
+    ]
 
 
 def test_what_fails_is_named_and_the_rest_is_kept(tmp_path: Path, short: Path) -> None:
