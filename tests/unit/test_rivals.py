@@ -28,7 +28,7 @@ from londi.policies import DEEPTHINK, QUICK, Policy, capped_policies, learned_po
 from londi.run import Run, load_checkpoint, save_checkpoint
 from londi.switchers import Query
 from londi.switchers.reader import NetworkShape
-from londi.train import Trainer, prepare
+from londi.train import Trainer, checkpoint, prepare
 from londi.train.exploration import players
 
 ROOT = Path(__file__).parents[2]
@@ -294,7 +294,7 @@ def test_policies_for_other_features_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="features"):
         trainer.run.load_switchers()
     with pytest.raises(CheckpointError, match="features"):
-        trainer.restore(load_checkpoint(trainer.run.checkpoint))
+        checkpoint.restore(trainer, load_checkpoint(trainer.run.checkpoint))
 
 
 def test_policies_that_are_played_in_step_do_what_they_do_alone(tmp_path: Path) -> None:

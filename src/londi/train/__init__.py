@@ -21,7 +21,7 @@ from londi.config import Experiment
 from londi.encoders.text import FEATURES
 from londi.envs.base import TextEnv
 from londi.episode import Episode
-from londi.errors import CheckpointError, ConfigError, RunError, WriteError
+from londi.errors import ConfigError, RunError, WriteError
 from londi.interrupts import held_back
 from londi.learners.replay import Replay, Trajectory
 from londi.lms.base import Bounded, LanguageModel
@@ -30,7 +30,7 @@ from londi.rollout import Assignment, Rollout
 from londi.run import Run, previous, save_checkpoint
 from londi.switchers import Never, parse_rule
 from londi.trackers import Tracker, closed_after, tell
-from londi.train import lock
+from londi.train import checkpoint, lock
 from londi.train.exploration import Behaviour, assignment, players
 from londi.train.failures import Failures
 from londi.train.metrics import MetricsFile
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
 METRICS_STEPS = 1_000
 HURRY_S = 5.0
 """Seconds that a second interrupt leaves to workers over Ray to take the steps at which they are."""
-FORMAT = 3
-"""Version of what a checkpoint holds beside the policies."""
-_COUNTERS = ("step", "started", "seconds", "begun_anew", "last_metrics", "snapshots", "losses")
 
 
 @dataclass(frozen=True)
@@ -266,19 +263,7 @@ class Trainer:
 
     def _save_checkpoint(self, patience: float | None) -> None:
         done = self.step >= self.experiment.train.num_steps and not self.metrics.waiting
-        state: dict[str, Any] = {name: getattr(self, name) for name in _COUNTERS}
-        state |= {"lost": self.num_lost, "given_up": self.num_given_up}
-        state |= {"restarted": list(self.num_restarted), "calls": self.calls}
-        state |= {"failed": self.failures.count, "metrics": self.metrics.waiting}
-        state |= {"format": FORMAT, "features": FEATURES, "done": done}
-        state["learners"] = {name: learner.state_dict() for name, learner in self.learners.items()}
-        if not done:
-            state |= {
-                "replay": self.replay.state(),
-                "playing": self.rollout.state(patience),
-                "recent": list(self.recent),
-            }
-            state["models"] = self.said | {name: model.state() for name, model in self.models.items()}
+        state = checkpoint.state_of(self, done, patience)
         save_checkpoint(self.run.checkpoint, state, keep=not done)
         self.begun_from = self.run.stamp()
         if done:
@@ -290,38 +275,6 @@ class Trainer:
             state = {"switcher": learner.switcher.state(), "step": self.step, "calls": self.calls}
             state |= {"features": FEATURES, "actions": actions}
             save_checkpoint(self.run.policy(name, snapshot), state)
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint.
-
-        Where training stood in the middle of episodes, it goes on with them: networks, optimisers, generators, replay,
-        what the models said, and the episodes are what they were. Raises `CheckpointError` where that can't be.
-        """
-        path = self.run.checkpoint
-        if state.get("features") != FEATURES or state.get("format") != FORMAT:
-            raise CheckpointError(
-                f"{path} was written by a version of londi whose features or checkpoints differ: take another folder"
-            )
-        try:
-            for name, learner in self.learners.items():
-                learner.load_state_dict(state["learners"][name])
-            for name in _COUNTERS:
-                setattr(self, name, state[name])
-            self.lost, self.given_up, self.calls = state["lost"], state.get("given_up", 0), state.get("calls")
-            self.failures.count = state.get("failed", 0)
-            self.metrics.waiting = list(state.get("metrics", ()))  # checkpoints of earlier versions hold none
-            workers, replicas = state.get("restarted", (0, 0))  # nor what was restarted
-            self.restarted = int(workers), int(replicas)
-            self.recent.extend((bool(success), int(calls)) for success, calls in state["recent"])
-            self.replay.restore(state["replay"])
-            for name, said in state["models"].items():
-                if name in self.models:
-                    self.models[name].restore(said)
-                else:
-                    self.said[name] = said
-            self.begun_anew += self.rollout.restore(state["playing"])
-        except (KeyError, RuntimeError, ValueError, TypeError) as error:
-            raise CheckpointError(f"{path} does not fit this experiment: train into another folder") from error
 
 
 def _check_price(model: LanguageModel, experiment: Experiment, env: TextEnv) -> None:
@@ -379,5 +332,5 @@ def prepare(path: Path, experiment: Experiment, cluster: Cluster | None = None) 
     trainer.begun_from = stamp
     if state:  # else killed before its first checkpoint
         with _closing(trainer.rollout):
-            trainer.restore(state)
+            checkpoint.restore(trainer, state)
     return trainer
