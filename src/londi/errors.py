@@ -29,6 +29,7 @@ EXTRAS = {
     "mlflow": "mlflow",
     "peft": "peft",
     "pandas": "sweep",
+    "psutil": "ray",
     "py4j": "scienceworld",
     "pyarrow": "sweep",
     "ray": "ray",

@@ -3,6 +3,7 @@ error where they can't be written."""
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -44,9 +45,13 @@ def replacing(path: Path, before: Path | None = None) -> Iterator[Path]:
 
 
 def sync_file(path: Path) -> None:
-    """Wait until what was written to a file is on the disk; raises `OSError`."""
+    """Wait until what was written to a file is on the disk, if its file system has such a thing; raises `OSError`."""
     with path.open("rb+") as file:  # Windows syncs only what may be written
-        os.fsync(file.fileno())
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+                raise
 
 
 def sync_folder(path: Path) -> None:

@@ -101,7 +101,7 @@ class _Slot:
 
     def _move(self, action: str) -> tuple[float, bool]:
         observation, reward, terminated, self.truncated, info = self.env.step(action)
-        self.success, self.lost = bool(info["success"]), bool(info.get("lost", False))
+        self.success, self.lost = bool(info["success"]), bool(info.get("world_lost", False))
         self.over = terminated or self.truncated or self.lost
         score, valid = float(info.get("score", reward)), bool(info["valid"])
         self.history.see(observation, score - self.score, valid)
@@ -199,8 +199,8 @@ class Rollout:
     All environments must have the same closed set of actions. `price_measure` is what the trajectories say that calls
     cost. A context manager: environments that wait (for a simulator, a server) are stepped in threads.
 
-    An episode that its environment lost (`info["lost"]`) begins anew, `LOSSES` times at most. After that it is left out
-    with `gives_up`, as in training, but for more than `LOSSES` in a row; otherwise `step` raises `EnvError`.
+    An episode that its environment lost (`info["world_lost"]`) begins anew, `LOSSES` times at most. After that it is
+    left out with `gives_up`, as in training, but for more than `LOSSES` in a row; otherwise `step` raises `EnvError`.
     """
 
     def __init__(

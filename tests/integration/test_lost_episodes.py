@@ -43,7 +43,7 @@ class LosingRoom(KeyDoorEnv):
     def _apply(self, action: str) -> tuple[str, float, bool, bool]:
         if self._num_steps == 2 and self.playing % self.every == 0 and self.so_far[self.playing] < self.times:
             self.so_far[self.playing] += 1
-            self.lost = True
+            self.world_lost = True
             return "The world is gone.", 0.0, False, False
         return super()._apply(action)
 
@@ -165,7 +165,7 @@ def test_an_episode_that_was_lost_is_not_recalled(monkeypatch: pytest.MonkeyPatc
     def ended(env: RecallingEnv, count: int) -> tuple[bool, bool]:
         env.reset(seed=0)
         _, _, terminated, _, info = [env.step(actions[i % 2]) for i in range(count)][-1]
-        return terminated, info.get("lost", False)
+        return terminated, info.get("world_lost", False)
 
     assert ended(first, 2) == (True, True)
     assert ended(second, 2) == (True, True)

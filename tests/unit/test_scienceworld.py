@@ -265,7 +265,7 @@ def test_a_simulator_that_dies_is_replaced_and_the_episode_goes_on() -> None:
         if number % 2:
             kill(env)
         info = env.step(action)[4]
-    assert (info["success"], info["score"], info["lost"]) == (True, 100, False)
+    assert (info["success"], info["score"], info["world_lost"]) == (True, 100, False)
     kill(env)
     assert env.reset(seed=5)[1]["goal"], "between episodes too"
     env.close()
@@ -329,7 +329,7 @@ def test_a_simulator_that_is_lost_while_it_catches_up_is_replaced(monkeypatch: p
     env.step("reset task")
     assert env.score == scores[3]
     _, _, ended, _, info = env.step("look at the floor")
-    assert (ended, info["lost"], info["score"]) == (False, False, scores[3])
+    assert (ended, info["world_lost"], info["score"]) == (False, False, scores[3])
     env.close()
 
 
@@ -358,7 +358,7 @@ def test_an_episode_that_can_not_be_replayed_is_given_up(monkeypatch: pytest.Mon
     monkeypatch.setattr(env, "_replay", lambda actions, score: False)
     kill(env)
     _, reward, ended, _, info = env.step("look around")
-    assert (reward, ended, info["success"], info["lost"]) == (0.0, True, False, True)
+    assert (reward, ended, info["success"], info["world_lost"]) == (0.0, True, False, True)
     env.close()
 
 

@@ -59,12 +59,13 @@ def bench_resume(
             if killed == trials:
                 break
     found = {"trials": trials, "killed": killed, "resumed": resumed, "seconds": ended - first}
-    return {**result("resume", []), **found, **_verdict(trials, resumed, other)}
+    return {**result("resume", []), **found, **_verdict(trials, killed, resumed, other)}
 
 
-def _verdict(trials: int, resumed: int, other: int) -> dict[str, Any]:
+def _verdict(trials: int, killed: int, resumed: int, other: int) -> dict[str, Any]:
     missing = max(0, -(-trials // 2) - resumed)
     checks = {
+        "trials that ended before they were killed": {"count": trials - killed, "passed": killed == trials},
         "runs that came out otherwise": {"count": other, "passed": other == 0},
         "trials missing to half that went on from a checkpoint": {"count": missing, "passed": missing == 0},
     }

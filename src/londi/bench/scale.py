@@ -23,7 +23,7 @@ import psutil
 
 from londi.bench.base import result, row
 from londi.bench.server import Script, ScriptedServer
-from londi.cluster import Cluster
+from londi.cluster import Cluster, num_cpus
 from londi.config import EnvConfig, Experiment, ModelConfig, ServerConfig, TrainConfig
 from londi.envs.base import TextEnv
 from londi.lms.scripted import ScriptedLM
@@ -34,6 +34,8 @@ UPDATES = 0.4
 """A step, of each learner: two an episode, so that none is a fraction."""
 STARVED = 0.9
 """Share of the updates due that must have been made; episodes that ended together wait for each other."""
+IDLE = ("idle", "iowait", "guest", "guest_nice")
+"""Kinds of CPU time in which nothing ran, or that are counted in others."""
 LINEAR, FULL = 0.8, 0.9
 """Ratio to linear that must be reached, unless the CPUs of the machine were busy for more than so much of the time."""
 STEPS = 5
@@ -91,7 +93,7 @@ def bench_scale(
     or, with so many `replicas` of QUICK and DEEPTHINK, as many as these can answer where that is less (`limit`); the
     ratio of the two (1 is linear); the share of the time in which the learner worked (`learning`); the share of the
     updates that were due for what was played which were made (`updates`; 1 is that learning keeps up with playing);
-    and the share of the machine's CPU time in which anything ran (`busy`). It passes where for each number of workers
+    and the share of the CPUs' time in which anything ran (`busy`). It passes where for each number of workers
     `updates` is `STARVED` at least, and the ratio `LINEAR`; cases below that whose CPUs were full (`FULL`) are exempt,
     and named in `full`: there it is the machine that is measured.
     """
@@ -156,8 +158,8 @@ class _Mark:
     """Of each learner."""
     learning: float
     """Seconds."""
-    cpu: tuple[float, float]
-    """Seconds of all CPUs together: busy, and in all."""
+    busy: float
+    """Seconds of all CPUs together."""
 
 
 class _Window:
@@ -179,12 +181,9 @@ class _Window:
         made = [learner.updates for learner in self.trainer.learners.values()]
         waiting = STEPS * self.trainer.rollout.num_waiting
         learning = self.trainer.learning_seconds
-        cpu = psutil.cpu_times()
-        idle = cpu.idle + getattr(cpu, "iowait", 0.0)
-        counted = idle + cpu.user + cpu.system + getattr(cpu, "steal", 0.0)
-        return _Mark(
-            time.perf_counter(), self.trainer.step, waiting, sum(made) / len(made), learning, (counted - idle, counted)
-        )
+        cpu = psutil.cpu_times()._asdict()
+        busy = sum(seconds for kind, seconds in cpu.items() if kind not in IDLE)
+        return _Mark(time.perf_counter(), self.trainer.step, waiting, sum(made) / len(made), learning, busy)
 
     @property
     def found(self) -> tuple[int, int, float]:
@@ -201,10 +200,9 @@ class _Window:
 
     @property
     def busy(self) -> float:
-        """Share of the CPU time of the machine in which anything ran."""
+        """Share of the time of those CPUs that Ray may use in which anything ran."""
         assert self.begun is not None
-        busy, counted = (end - begun for begun, end in zip(self.begun.cpu, self.end.cpu, strict=True))
-        return busy / counted
+        return min(1.0, (self.end.busy - self.begun.busy) / ((self.end.clock - self.begun.clock) * num_cpus()))
 
     @property
     def updates(self) -> float:

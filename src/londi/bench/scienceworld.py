@@ -100,7 +100,7 @@ def _soak(episodes: int, kill_every: int, seed: int, progress: Callable[[int], N
             wrong += bool(reward) != info["success"] or not 0 <= info["score"] <= 100
             if ended or truncated:
                 break
-        lost += info["lost"]
+        lost += info["world_lost"]
         memory.append(memory_mb())
         progress(episode + 1)
     processes = _children()

@@ -30,8 +30,8 @@ class TextEnv(gymnasium.Env[str, str]):
     and changes nothing). Reaching `max_steps` truncates. After the end `step` raises `EpisodeOverError`.
 
     Where the world was lost in the middle of an episode (its simulator died, say), so that what follows says nothing of
-    who acts, the episode is terminated and `info["lost"]` is True: no such episode is learned from or measured, it is
-    played anew (`londi.rollout`). Otherwise `lost` is False or left out.
+    who acts, the episode is terminated and `info["world_lost"]` is True: no such episode is learned from or measured,
+    it is played anew (`londi.rollout`). Otherwise `world_lost` is False or left out.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  (declared so by Gymnasium)
@@ -56,7 +56,7 @@ class TextEnv(gymnasium.Env[str, str]):
         self._num_steps = 0
         self._over = True
         self._refused = False
-        self.lost = False
+        self.world_lost = False
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -71,8 +71,8 @@ class TextEnv(gymnasium.Env[str, str]):
     def _apply(self, action: str) -> tuple[str, float, bool, bool]:
         """Carry out an action; return (observation, reward, terminated, success).
 
-        Where actions are free text, set `self._refused` for one that was not understood. Set `self.lost` where the
-        world was lost: that ends the episode.
+        Where actions are free text, set `self._refused` for one that was not understood. Set `self.world_lost` where
+        the world was lost: that ends the episode.
         """
 
     @abstractmethod
@@ -82,7 +82,7 @@ class TextEnv(gymnasium.Env[str, str]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start an episode; the same seed gives the same episode."""
         super().reset(seed=seed)
-        self._num_steps, self._over, self.lost = 0, True, False
+        self._num_steps, self._over, self.world_lost = 0, True, False
         observation = self._begin(seed)
         self._over = False
         return observation, self._info(success=False, valid=True)
@@ -96,7 +96,7 @@ class TextEnv(gymnasium.Env[str, str]):
         if valid:
             self._refused = False
             observation, reward, terminated, success = self._apply(action)
-            valid, terminated = not self._refused, terminated or self.lost
+            valid, terminated = not self._refused, terminated or self.world_lost
         else:
             observation, reward, terminated, success = self._observe(), 0.0, False, False
         truncated = not terminated and self._num_steps >= self.max_steps
@@ -105,4 +105,4 @@ class TextEnv(gymnasium.Env[str, str]):
 
     def _info(self, *, success: bool, valid: bool) -> dict[str, Any]:
         found = {"goal": self.goal, "admissible": self.admissible, "success": success, "valid": valid}
-        return found | {"lost": True} if self.lost else found
+        return found | {"world_lost": True} if self.world_lost else found

@@ -31,7 +31,7 @@ class _Node:
 
     @property
     def lost(self) -> bool:
-        return bool(self.turn[4].get("lost"))
+        return bool(self.turn[4].get("world_lost"))
 
 
 class Memory:

@@ -71,8 +71,8 @@ class ScienceWorldEnv(TextEnv):
       by a degree or two, can differ between what is recalled and what is played on, as they do between simulators.
     - `heap_mb`, `timeout`: of the simulator, see `londi.envs.jvm.Simulator`.
 
-    `info` has besides `score`, `moves`, `variation` and `lost`. A simulator that dies or hangs is replaced and the
-    episode replayed; where that does not lead to the same score, the episode is `lost`.
+    `info` has besides `score`, `moves`, `variation` and `world_lost`. A simulator that dies or hangs is replaced and
+    the episode replayed; where that does not lead to the same score, the world is lost.
     Raises `ConfigError` for an unknown task or option.
     """
 
@@ -253,7 +253,7 @@ class ScienceWorldEnv(TextEnv):
         self._actions.append(action)
         turn = self._known() or self._played(action)
         if turn is None:
-            self.lost = True
+            self.world_lost = True
             return "The simulator was lost; the episode is given up.", 0.0, True, False
         self.score, self._raw, self.moves = turn.score, turn.score, turn.moves
         self._refused = turn.said.startswith(_NOT_UNDERSTOOD)
@@ -303,7 +303,7 @@ class ScienceWorldEnv(TextEnv):
         return not self._behind
 
     def _info(self, *, success: bool, valid: bool) -> dict[str, Any]:
-        found = {"score": self.score, "moves": self.moves, "variation": self.variation, "lost": self.lost}
+        found = {"score": self.score, "moves": self.moves, "variation": self.variation, "world_lost": self.world_lost}
         return super()._info(success=success, valid=valid) | found
 
     def _words(self, text: str) -> str:

@@ -159,7 +159,7 @@ class RemoteLM:
         return getattr(self.replicas[next(self._next)], what).remote(prompts, candidates)
 
     def _answer(self, ask: Callable[[], Any], reference: Any) -> list[Any]:
-        """Return what a replica answers; where its answer is lost, another is asked."""
+        """Return what a replica answers; where its answer is lost, the next of this share is asked (or the same)."""
         for attempt in range(RESTARTS + 1):
             try:
                 found: list[Any] = answer_of(reference if attempt == 0 else ask())

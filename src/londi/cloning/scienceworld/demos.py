@@ -183,7 +183,7 @@ def collect(
             local.env = ScienceWorldEnv(gold.task, "train", gold.simplification, max_steps=300, max_moves=300)
             local.task = gold.task, gold.simplification
         steps = [asdict(demo) for demo in demonstrate(local.env, gold, noise, copies, seed)]
-        if not steps and local.env.lost:
+        if not steps and local.env.world_lost:
             return  # its simulator was lost, mostly by Ctrl-C: that says nothing about the solution
         with lock:
             append(path_of(folder, gold.task), {"variation": gold.variation, **made, "steps": steps})
