@@ -172,7 +172,7 @@ class _Window:
     def __call__(self, now: Progress) -> None:
         if self.begun is None:
             if now.step >= self.first:
-                self.begun = self._mark()
+                self.begun, self.cpus = self._mark(), num_cpus()
         elif time.perf_counter() - self.begun.clock >= self.seconds:
             self.end = self._mark()
             raise _OverError
@@ -202,7 +202,7 @@ class _Window:
     def busy(self) -> float:
         """Share of the time of those CPUs that Ray may use in which anything ran."""
         assert self.begun is not None
-        return min(1.0, (self.end.busy - self.begun.busy) / ((self.end.clock - self.begun.clock) * num_cpus()))
+        return min(1.0, (self.end.busy - self.begun.busy) / ((self.end.clock - self.begun.clock) * self.cpus))
 
     @property
     def updates(self) -> float:
