@@ -93,14 +93,18 @@ def test_a_training_may_wait_for_another(tmp_path: Path, capsys: pytest.CaptureF
     with another(run) as process:
         with pytest.raises(SystemExit, match="2"):
             main(["train", str(source), "--run", str(run), "--wait", "0.2"])
+        capsys.readouterr()
         ending = Timer(1, process.kill)
         ending.start()
         main(["train", str(source), "--run", str(run), "--wait", "100"])
         ending.join()
-    assert "trained: " in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="2"):
-        main(["train", str(source), "--run", str(run), "--wait", "-1"])
-    assert "--wait must be at least 0 seconds, not -1" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert said.err.count(f"by another process (pid {process.pid}): waiting for up to 100 s") == 1
+    assert "trained: " in said.out
+    for wrong in ("-1", "nan"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["train", str(source), "--run", str(run), "--wait", wrong])
+        assert f"--wait must be at least 0 seconds, not {wrong}" in capsys.readouterr().err
 
 
 def test_a_training_that_was_prepared_meanwhile_is_refused(tmp_path: Path) -> None:

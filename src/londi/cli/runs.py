@@ -91,12 +91,19 @@ def train(
         cluster = Cluster(
             ray, workers, quick_replicas, deepthink_replicas, quick_gpus=quick_gpus, deepthink_gpus=deepthink_gpus
         )
-    if wait < 0:
+    if not wait >= 0:  # nan, too
         raise ConfigError(f"--wait must be at least 0 seconds, not {wait:g}")
     if wait:
         from londi.train import lock
 
-        lock.check(folder, wait)
+        lock.check(
+            folder,
+            wait,
+            lambda holder: err.print(
+                f"{folder} is being trained by another process (pid {holder}): waiting for up to {wait:g} s",
+                soft_wrap=True,
+            ),
+        )
     _train(folder, setting, track, cluster)
     out.print(f"trained: {folder}   next: londi evaluate {folder}", soft_wrap=True)
 

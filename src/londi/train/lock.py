@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -47,25 +47,33 @@ def held(folder: Path) -> Iterator[None]:
                     fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def check(folder: Path, patience: float = 0.0) -> None:
-    """Raise `RunError` where a run folder's lock is held, and still is after `patience` seconds."""
+def check(folder: Path, patience: float = 0.0, waiting: Callable[[str], None] = lambda holder: None) -> None:
+    """Raise `RunError` where a run folder's lock is held, and still is after `patience` seconds.
+
+    `waiting` is told once, where that takes time, who holds it: a process id, or "unknown".
+    """
     path = folder / NAME
     if path.is_file():
         with path.open("rb", buffering=0) as file:
-            _take(file, folder, patience, shared=True)
+            if not _taken(file, shared=True):
+                waiting(_holder(file))
+                _take(file, folder, patience, shared=True)
 
 
 def _take(file: FileIO, folder: Path, patience: float, shared: bool = False) -> None:
     limit = time.monotonic() + patience
     while not _taken(file, shared):
         if time.monotonic() >= limit:
-            file.seek(0)
-            holder = file.read().decode().strip() or "unknown"
             raise RunError(
-                f"{folder} is being trained by another process (pid {holder}): wait, or choose another folder with "
-                "--run"
+                f"{folder} is being trained by another process (pid {_holder(file)}): wait, or choose another folder "
+                "with --run"
             )
         time.sleep(POLL_S)
+
+
+def _holder(file: FileIO) -> str:
+    file.seek(0)
+    return file.read().decode().strip() or "unknown"
 
 
 def _taken(file: FileIO, shared: bool) -> bool:
