@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import filecmp
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from londi import config
 from londi.config import Experiment
 from londi.errors import RunError
 from londi.files import write_text
-from londi.lifeline import GRACE_S, cut, lifeline
+from londi.lifeline import GRACE_S, Commands
 from londi.policies import same_selection, same_training
 from londi.run import Run
 
@@ -82,31 +80,32 @@ def _copied(source: Job, here: Run) -> bool:
     return filecmp.cmpfiles(*folders, names, shallow=False)[0] == names
 
 
-def run(job: Job) -> None:
+def run(job: Job, commands: Commands | None = None) -> None:
     """Train and evaluate in a process of its own, going on where an earlier one stopped; or measure what its source
     trained.
 
     Where only the experiment's evaluation has changed, that alone is done again; where only other settings are to be
-    measured, those that are new. The process ends with this one, however this one does. Raises `RunError` where the
-    process fails, naming its log, where the folder holds another experiment, or where the source is not trained.
+    measured, those that are new. The process ends with this one, however this one does, or with all of `commands`.
+    Raises `RunError` where the process fails, naming its log, where the folder holds another experiment, or where the
+    source is not trained, and `KeyboardInterrupt` where it would begin after the end of `commands`.
     """
     if job.done:
         return
     job.folder.parent.mkdir(parents=True, exist_ok=True)
     source, log = (job.folder.with_name(f"{job.folder.name}.{suffix}") for suffix in ("toml", "log"))
-    commands = _commands(job, source)
+    steps, commands = _steps(job, source), commands or Commands()
     if (job.folder / "config.toml").is_file():
         write_text(job.folder / "config.toml", config.dump(job.experiment))
     write_text(source, config.dump(job.experiment))
-    for command in commands:
-        with log.open("a", encoding="utf-8") as file, lifeline() as attached:
-            ended = subprocess.run([sys.executable, "-m", "londi.cli", *command], stdout=file, stderr=file, **attached)
-        if ended.returncode:
-            raise RunError(f"`londi {' '.join(command)}` failed (exit code {ended.returncode}): see {log}")
+    for step in steps:
+        with log.open("a", encoding="utf-8") as file:
+            code = commands.run(step, file)
+        if code and not (step[0] == "train" and job.trained):  # by the process for which it waited
+            raise RunError(f"`londi {' '.join(step)}` failed (exit code {code}): see {log}")
 
 
-def _commands(job: Job, source: Path) -> list[list[str]]:
-    """What is to be done of the experiment that `source` holds."""
+def _steps(job: Job, source: Path) -> list[list[str]]:
+    """The londi commands that are to be run for the experiment that `source` holds."""
     trained = job.trained
     if job.source:
         if not job.source.trained:
@@ -132,21 +131,44 @@ def _can_add(job: Job) -> bool:
     return same and (job.source is None or _copied(job.source, here))
 
 
-def run_all(todo: Sequence[Job], processes: int, progress: Callable[[], None]) -> None:
-    """Run the jobs, so many at a time; `progress` is told of each that is done. Raises the first `RunError`.
+def run_all(
+    todo: Sequence[Job],
+    processes: int,
+    progress: Callable[[], None],
+    ending: Callable[[int], None] = lambda running: None,
+) -> None:
+    """Run the jobs, so many at a time; `progress` is told of each that is done. Raises the first `RunError`, once those
+    that run have ended; none begins after it.
 
-    On Ctrl-C those that run end as on SIGTERM: training writes a checkpoint.
+    On Ctrl-C those that run end as on SIGTERM: training writes a checkpoint. `ending` is told how many there are; on
+    a second Ctrl-C they end at once.
     """
+    commands, pool = Commands(), ThreadPoolExecutor(processes)
+    futures: list[Future[None]] = []
 
     def one(job: Job) -> None:
-        run(job)
+        run(job, commands)
         progress()
 
-    with ThreadPoolExecutor(processes) as pool:
+    def rest() -> None:  # not by joining threads: in Python 3.11 one looks ended once that is interrupted
+        pool.shutdown(wait=False, cancel_futures=True)
+        wait([future for future in futures if not future.cancelled()])
+
+    try:
+        for job in todo:
+            futures.append(pool.submit(one, job))
         try:
-            list(pool.map(one, todo))
-        except BaseException as error:
-            pool.shutdown(wait=False, cancel_futures=True)
-            if isinstance(error, KeyboardInterrupt):
-                cut()
+            for future in futures:
+                future.result()
+        except Exception:
+            rest()
             raise
+    except KeyboardInterrupt:
+        try:
+            ending(commands.end())
+            rest()
+        except KeyboardInterrupt:
+            commands.end(at_once=True)
+        raise
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from io import FileIO
 from multiprocessing import parent_process
-from threading import Thread
-from typing import Any
+from threading import Lock, Thread
+from typing import IO
 
 VARIABLE = "LONDI_LIFELINE"
 """Environment variable of a process whose standard input is such a pipe."""
@@ -20,36 +22,50 @@ GRACE_S = 60.0
 """Seconds that a process has to end by itself, as it does on SIGTERM; then it is ended by force."""
 
 
-_held: set[int] = set()
-"""The ends of lifelines that this process holds."""
+class Commands:
+    """Londi commands that end when this process does, or when they are told to; threads may run several at a time."""
 
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._running: dict[FileIO, subprocess.Popen[bytes]] = {}
+        self._over = False
 
-@contextmanager
-def lifeline() -> Iterator[dict[str, Any]]:
-    """Yield arguments for `subprocess.run`: a londi command that is started with them ends when this process does.
+    def run(self, arguments: Sequence[str], log: IO[str]) -> int:
+        """Run one to its end, its output going to `log`; returns its exit code, minus the signal that ended it.
 
-    It is in a session of its own: signals to this process's group, by Ray (which kills soon after) or a terminal, would
-    cut its end short.
-    """
-    reading, writing = os.pipe()
-    _held.add(writing)
-    try:
-        yield {"stdin": reading, "env": os.environ | {VARIABLE: "1"}, "start_new_session": True}
-    finally:
-        os.close(reading)
-        _let_go(writing)
+        It is in a session of its own: signals to this process's group, by Ray (which kills soon after) or a terminal,
+        would cut its end short. Where this is interrupted, it ends as on SIGTERM, and is not waited for. Raises
+        `KeyboardInterrupt`, and starts nothing, after `end`.
+        """
+        reading, writing = os.pipe()
+        with FileIO(reading) as taken, FileIO(writing, "w") as line:
+            with self._lock:
+                if self._over:
+                    raise KeyboardInterrupt
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "londi.cli", *arguments],
+                    stdin=taken,
+                    stdout=log,
+                    stderr=log,
+                    env=os.environ | {VARIABLE: "1"},
+                    start_new_session=True,
+                )
+                self._running[line] = process
+            try:
+                return process.wait()
+            finally:
+                with self._lock:
+                    del self._running[line]
 
-
-def cut() -> None:
-    """Let all commands end that hang on this process's lifelines."""
-    for end in tuple(_held):
-        _let_go(end)
-
-
-def _let_go(end: int) -> None:
-    with suppress(KeyError):
-        _held.remove(end)  # by one thread alone
-        os.close(end)
+    def end(self, *, at_once: bool = False) -> int:
+        """Let all end, as on SIGTERM or at once (SIGKILL), and none begin; returns how many there are."""
+        with self._lock:
+            self._over = True
+            for line, process in self._running.items():
+                line.close()
+                if at_once:
+                    process.kill()
+            return len(self._running)
 
 
 def end_with_parent() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -17,7 +19,9 @@ import pytest
 
 from londi import config, jobs
 from londi.jobs import Job
-from londi.lifeline import VARIABLE
+from londi.lifeline import VARIABLE, Commands
+from londi.run import Run
+from londi.train import lock, prepare
 
 KEYDOOR = Path(__file__).parents[2] / "experiments" / "keydoor.toml"
 RUN = """
@@ -25,8 +29,25 @@ import sys
 from pathlib import Path
 from londi import config, jobs
 
-job = jobs.Job("", "", config.load(Path("short.toml")), Path("run"))
-jobs.run_all([job], 1, lambda: None)
+todo = [jobs.Job("", "", config.load(Path("short.toml")), Path(name)) for name in sys.argv[1:]]
+jobs.run_all(todo, len(todo), lambda: None, lambda running: print("ending", running, flush=True))
+"""
+SLOW = """
+import time
+from pathlib import Path
+
+from londi.envs.keydoor import quick_policy
+
+
+def quick(prompt):
+    try:
+        if Path("slow").is_file():
+            Path("sleeps").touch()
+            time.sleep(float(Path("slow").read_text()))
+    except KeyboardInterrupt:
+        Path("cut").touch()
+        raise
+    return quick_policy(prompt)
 """
 PLAY = """
 import os, time
@@ -54,20 +75,59 @@ def short(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def started(text: str, folder: Path) -> subprocess.Popen[str]:
+@pytest.fixture
+def slow(short: Path) -> Path:
+    """The same with a QUICK that can be made slow on the way, by seconds written into `slow`, and many steps."""
+    made = config.load(short / "short.toml")
+    train, quick = replace(made.train, num_steps=10**6), replace(made.quick, model="python:slow:quick")
+    (short / "short.toml").write_text(config.dump(replace(made, train=train, quick=quick)))
+    (short / "slow.py").write_text(SLOW)
+    return short
+
+
+def started(text: str, folder: Path, *names: str) -> subprocess.Popen[str]:
     (folder / "script.py").write_text(text)
-    command, heed = [sys.executable, "script.py"], partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed
+        [sys.executable, "script.py", *names],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heed,
     )
+
+
+def wait_for(path: Path, text: str = "") -> None:
+    limit = time.monotonic() + 100
+    while not (path.is_file() and text in path.read_text()):
+        assert time.monotonic() < limit, f"no {path}"
+        time.sleep(0.02)
+
+
+def make_slow(folder: Path, seconds: float) -> None:
+    """Once it trains, and until it sleeps."""
+    wait_for(folder / "run" / "metrics.jsonl")
+    (folder / "slow.part").write_text(str(seconds))
+    (folder / "slow.part").rename(folder / "slow")
+    wait_for(folder / "sleeps")
+
+
+def ended(process: subprocess.Popen[str], seconds: float) -> int:
+    """Its exit code, within so many seconds; whatever it does, none is left behind."""
+    try:
+        process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail("it goes on")
+    return process.returncode
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_training_ends_with_who_started_it_and_goes_on(short: Path, number: int) -> None:
     """A terminal's Ctrl-C, which goes to the whole group, likewise."""
-    process, limit = started(RUN, short), time.monotonic() + 100
-    while not (short / "run" / "metrics.jsonl").is_file() and time.monotonic() < limit:
-        time.sleep(0.02)
+    process = started(RUN, short, "run")
+    wait_for(short / "run" / "metrics.jsonl")
     os.killpg(process.pid, number)
     process.communicate(timeout=60)
     job = Job("", "", config.load(short / "short.toml"), short / "run")
@@ -76,6 +136,50 @@ def test_a_training_ends_with_who_started_it_and_goes_on(short: Path, number: in
     log = (short / "run.log").read_text()
     assert "interrupted at step" in log
     assert "resuming" in log
+
+
+def test_an_interrupt_reaches_those_that_run_where_another_has_failed(slow: Path) -> None:
+    (slow / "taken").mkdir()
+    (slow / "taken" / "something").touch()
+    process = started(RUN, slow, "taken", "run")
+    wait_for(slow / "taken.log", "is not empty")
+    wait_for(slow / "run" / "metrics.jsonl")
+    process.send_signal(signal.SIGINT)
+    assert ended(process, 30) == -signal.SIGINT
+    assert "interrupted at step" in (slow / "run.log").read_text()
+
+
+def test_a_second_interrupt_ends_them_at_once(slow: Path) -> None:
+    process = started(RUN, slow, "run")
+    make_slow(slow, 100)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout
+    assert process.stdout.readline() == "ending 1\n"
+    process.send_signal(signal.SIGINT)
+    assert ended(process, 10) == -signal.SIGINT
+    lock.check(slow / "run")
+
+
+def test_no_command_begins_after_the_end(tmp_path: Path) -> None:
+    commands = Commands()
+    assert commands.end() == 0
+    with (tmp_path / "log").open("w") as log, pytest.raises(KeyboardInterrupt):
+        commands.run(["envs"], log)
+    assert not (tmp_path / "log").read_text()
+
+
+def test_what_another_process_has_trained_meanwhile_is_evaluated(short: Path) -> None:
+    experiment = config.load(short / "short.toml")
+    job = Job("", "", experiment, short / "run")
+    prepare(short / "whole", experiment).train()
+    Run.create(job.folder, experiment)
+    with ThreadPoolExecutor(1) as pool:
+        with lock.held(job.folder):
+            running = pool.submit(jobs.run, job)
+            wait_for(short / "run.log", f"by another process (pid {os.getpid()}): waiting for up to 90 s")
+            shutil.copytree(short / "whole", job.folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(lock.NAME))
+        running.result()
+    assert job.done
 
 
 def test_players_end_with_an_evaluation_that_is_killed(short: Path) -> None:

@@ -117,6 +117,7 @@ def test_a_signal_to_all_of_it_costs_nothing(tmp_path: Path, short: Path, number
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code, errors
     assert "Traceback" not in errors
+    assert ("ending the runs: trainings write checkpoints, for up to 60 s" in errors) == (number == signal.SIGINT)
 
     (tmp_path / "slow").unlink()
     done = sweep("--seeds", "0", cwd=tmp_path)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
 from londi import config, frontier, panels, reproduce
 from londi.cli import main
 from londi.errors import ConfigError, RunError
-from londi.jobs import Job, _commands, run
+from londi.jobs import Job, _steps, run
+from londi.lifeline import Commands
 from londi.reproduce import published, records
 from londi.reproduce.results import differences
 from londi.reproduce.results import results as results_of
@@ -338,31 +339,35 @@ def test_what_is_published_counts_before_what_was_run_here(
     assert "leave out --quick or --published" in capsys.readouterr().err
 
 
-def test_what_is_only_evaluated_otherwise_is_not_trained_again(
-    table: reproduce.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Noted(Commands):
+    """Runs none, and keeps what was to be run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: list[list[str]] = []
+
+    def run(self, arguments: Sequence[str], log: IO[str]) -> int:
+        self.begun.append(list(arguments))
+        return 0
+
+
+def test_what_is_only_evaluated_otherwise_is_not_trained_again(table: reproduce.Table, tmp_path: Path) -> None:
     fill(table, tmp_path)
     more = {"episodes": 40, "selection_episodes": 50}
     job = reproduce.jobs(replace(table, changes={"evaluate": more}), tmp_path)[0]
     assert not job.done
-    commands: list[list[str]] = []
-
-    def started(command: list[str], **rest: Any) -> subprocess.CompletedProcess[str]:
-        commands.append(command[3:])
-        return subprocess.CompletedProcess(command, 0)
-
-    monkeypatch.setattr("londi.jobs.subprocess.run", started)
-    run(job)
-    assert commands == [["evaluate", str(job.folder)]]
+    commands = Noted()
+    run(job, commands)
+    assert commands.begun == [["evaluate", str(job.folder)]]
     assert Run.open(job.folder).experiment == job.experiment
 
     prices = {"episodes": 50, "prices": [0.02, 0.3], "num_envs": 3}
     other = reproduce.jobs(replace(table, changes={"evaluate": prices}), tmp_path)[1]
     assert not other.done
     for _ in range(2):  # the second time as after an interruption
-        commands.clear()
-        run(other)
-        assert commands == [["evaluate", str(other.folder), "--add"]], (
+        commands.begun.clear()
+        run(other, commands)
+        assert commands.begun == [["evaluate", str(other.folder), "--add"]], (
             "other settings are to be measured, and other test episodes"
         )
         assert not other.done, "what is there is not what was to be measured"
@@ -371,7 +376,7 @@ def test_what_is_only_evaluated_otherwise_is_not_trained_again(
 def test_a_run_is_done_as_what_it_was_measured(table: reproduce.Table, tmp_path: Path) -> None:
     fill(table, tmp_path)
     job = reproduce.jobs(replace(table, changes={"evaluate": DOLLARS}), tmp_path)[1]
-    assert _commands(job, Path()) == [["evaluate", str(job.folder)]], "nothing can be added to what counts otherwise"
+    assert _steps(job, Path()) == [["evaluate", str(job.folder)]], "nothing can be added to what counts otherwise"
     rows = [row("price 0.1", "price", 2, 0.8)]
     finish(job, rows)
     told = [job.done]
@@ -382,6 +387,23 @@ def test_a_run_is_done_as_what_it_was_measured(table: reproduce.Table, tmp_path:
     (job.folder / "checkpoints" / "price.pt").write_text("learned since")
     told.append(job.done)
     assert told == [True, False, False], "as it is, when training was interrupted, with other policies than are there"
+
+
+def test_an_interrupt_tells_what_it_waits_for(
+    table: reproduce.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(todo: object, processes: int, progress: object, ending: Callable[[int], None]) -> None:
+        for running in (0, 1, 2):
+            ending(running)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("londi.jobs.run_all", interrupted)
+    with pytest.raises(SystemExit, match="130"):
+        main(["reproduce", str(tmp_path / "small.toml"), "--quick", "--folder", str(tmp_path / "runs")])
+    then = "trainings write checkpoints, for up to 60 s; Ctrl-C again ends them at once\n"
+    said = capsys.readouterr().err
+    assert f"ending 1 run: {then}ending 2 runs: {then}" in said
+    assert said.count("ending") == 2
 
 
 TRANSFER = """
@@ -409,9 +431,7 @@ def elsewhere(tmp_path: Path, old: str = "", new: str = "") -> reproduce.Table:
     return reproduce.load_table(tmp_path / "elsewhere.toml")
 
 
-def test_switchers_of_another_table_are_measured_without_training(
-    table: reproduce.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_switchers_of_another_table_are_measured_without_training(table: reproduce.Table, tmp_path: Path) -> None:
     here = tmp_path / "runs" / "elsewhere"
     (job,) = reproduce.jobs(elsewhere(tmp_path), here)
     assert job.source
@@ -425,17 +445,10 @@ def test_switchers_of_another_table_are_measured_without_training(
     with pytest.raises(RunError, match="key-and-door-1 is not trained"):
         run(job)
     save_checkpoint(job.source.folder / "checkpoints" / "last.pt", {"seconds": 3.0, "done": True})
-    commands: list[list[str]] = []
-
-    def started(command: list[str], **rest: Any) -> subprocess.CompletedProcess[str]:
-        commands.append(command[3:])
-        return subprocess.CompletedProcess(command, 0)
-
-    with monkeypatch.context() as patched:
-        patched.setattr("londi.jobs.subprocess.run", started)
-        run(job)
+    commands = Noted()
+    run(job, commands)
     source = str(here / "a-slippery-floor-1.toml")
-    assert commands == [["evaluate", str(job.source.folder), "--on", source, "--folder", str(job.folder)]]
+    assert commands.begun == [["evaluate", str(job.source.folder), "--on", source, "--folder", str(job.folder)]]
     found = [row("price 0.1", "price", 2, 0.8), row("disagreement oracle", "oracle", 2, 0.8)]
     finish(job, found)
     told = [job.done]

@@ -105,7 +105,7 @@ def _run(spec: PublishedTable, every: Sequence[Job], kept: Mapping[str, Any], pr
     todo = [job for job in every if job.folder.name not in kept and not job.done]
     if todo and processes:
         with bar(spec.title, len(todo)) as move:
-            run_all(todo, processes, lambda: move(advance=1))
+            run_all(todo, processes, lambda: move(advance=1), _say_ending)
     elif todo:
         names = ", ".join(job.folder.name for job in todo[:5]) + (", ..." if len(todo) > 5 else "")
         raise RunError(
@@ -113,6 +113,16 @@ def _run(spec: PublishedTable, every: Sequence[Job], kept: Mapping[str, Any], pr
             "run everything"
         )
     return collect(spec, every, kept)
+
+
+def _say_ending(running: int) -> None:
+    """Tell on Ctrl-C what it waits for."""
+    from londi.lifeline import GRACE_S
+
+    if running:
+        runs = f"{running} run{'' if running == 1 else 's'}"
+        then = f"trainings write checkpoints, for up to {GRACE_S:g} s; Ctrl-C again ends them at once"
+        err.print(f"ending {runs}: {then}", soft_wrap=True, highlight=False)
 
 
 def _publish(
@@ -185,6 +195,7 @@ def sweep(
         folder: where the runs lie, and sweep.json and sweep.png at the end.
         json: print sweep.json instead of the table.
     """
+    from londi.lifeline import GRACE_S
     from londi.sweep import gather, points, run_over_ray, save
 
     jobs = points(experiments, seeds, dict(map(_values, vary)), folder)
@@ -192,7 +203,12 @@ def sweep(
         raise ConfigError(f"--cpus must be above 0, not {cpus}")
     with bar("runs", len(jobs)) as move:
         move(sum(job.done for job in jobs))
-        failed = run_over_ray(jobs, ray, cpus, gpus, lambda: move(advance=1))
+        try:
+            failed = run_over_ray(jobs, ray, cpus, gpus, lambda: move(advance=1))
+        except KeyboardInterrupt:
+            then = f"trainings write checkpoints, for up to {GRACE_S:g} s; the same command goes on"
+            err.print(f"ending the runs: {then}", soft_wrap=True, highlight=False)
+            raise
     if failed:
         raise RunError(
             "\n".join([f"{len(failed)} of {len(jobs)} runs failed; the same command tries them again", *failed])
