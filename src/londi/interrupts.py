@@ -31,6 +31,12 @@ class Held:
 
 
 _RAISED: dict[int, type[KeyboardInterrupt]] = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
+_noted: list[int] = []
+
+
+def noted() -> bool:
+    """Whether this process ever held a signal back, and so ends by itself or has ended what it was to end."""
+    return bool(_noted)
 
 
 @contextmanager
@@ -44,6 +50,7 @@ def held_back() -> Iterator[Held]:
 
     def note(number: int, frame: FrameType | None) -> None:
         held.arrived.append(number)
+        _noted.append(number)
         if held.urgent:
             raise _RAISED[number]
 

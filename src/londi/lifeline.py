@@ -5,6 +5,7 @@ A pipe tells, which the system closes with the parent. (Linux's signal at a pare
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import subprocess
@@ -16,10 +17,14 @@ from multiprocessing import parent_process
 from threading import Lock, Thread
 from typing import IO
 
+from londi import interrupts
+
 VARIABLE = "LONDI_LIFELINE"
 """Environment variable of a process whose standard input is such a pipe."""
 GRACE_S = 60.0
 """Seconds that a process has to end by itself, as it does on SIGTERM; then it is ended by force."""
+MOMENT_S = 0.5
+"""Seconds after the parent's end in which a signal that was sent to both may still arrive."""
 
 
 class Commands:
@@ -83,8 +88,17 @@ def end_with_parent() -> None:
 def _end_after(wait: Callable[[], object]) -> None:
     def end() -> None:
         wait()
-        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(MOMENT_S)
+        if not interrupts.noted():  # a second signal would not let it end its step
+            _interrupt()
         time.sleep(GRACE_S)
         os._exit(128 + signal.SIGTERM)
 
     Thread(target=end, daemon=True).start()
+
+
+def _interrupt() -> None:
+    if os.name == "nt":
+        _thread.interrupt_main()  # there SIGTERM ends a process at once
+    else:
+        os.kill(os.getpid(), signal.SIGTERM)

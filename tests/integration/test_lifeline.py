@@ -160,6 +160,19 @@ def test_a_second_interrupt_ends_them_at_once(slow: Path) -> None:
     lock.check(slow / "run")
 
 
+@pytest.mark.parametrize("first", ["parent", "child"])
+def test_a_signal_to_both_cuts_no_step_off(slow: Path, first: str) -> None:
+    """As by a service manager that stops them."""
+    process = started(RUN, slow, "run")
+    make_slow(slow, 0.2)
+    training = int((slow / "run" / lock.NAME).read_text())
+    for pid in (process.pid, training) if first == "parent" else (training, process.pid):
+        os.kill(pid, signal.SIGTERM)
+    assert ended(process, 30) == -signal.SIGTERM
+    wait_for(slow / "run.log", "interrupted at step")
+    assert not (slow / "cut").exists()
+
+
 def test_no_command_begins_after_the_end(tmp_path: Path) -> None:
     commands = Commands()
     assert commands.end() == 0
