@@ -6,7 +6,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +98,8 @@ class Trainer:
                 _check_price(deepthink or lms.load(self.experiment.deepthink), self.experiment, self.envs[0])
         self.replay = Replay(t.replay)
         self.pool = ThreadPoolExecutor(len(self.learners), initializer=torch.set_num_threads, initargs=(t.threads,))
+        self.updating: list[Future[dict[str, float]]] = []
+        """What the learners are at, or were at last."""
         self.last_metrics = self.snapshots = 0
         self.trackers: list[Tracker] = []
         """What else is told the metrics, see `londi.trackers`."""
@@ -171,11 +173,10 @@ class Trainer:
     def _rest(self) -> None:
         """Let the learners end what an interrupt caught them at, milliseconds, whoever interrupts meanwhile: half an
         update must not be saved, and what was learned before must be."""
-        rests = False
-        while not rests:
-            with suppress(KeyboardInterrupt):
-                self.pool.shutdown(wait=True)
-                rests = True
+        while not all(updated.done() for updated in self.updating):
+            with suppress(KeyboardInterrupt):  # waiting for the threads themselves would not outlast one
+                wait(self.updating)
+        self.pool.shutdown(wait=False)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -221,8 +222,9 @@ class Trainer:
         t = self.experiment.train
         due, begun = int(t.updates_per_step * (min(self.step, t.num_steps) - t.warmup_steps)), time.perf_counter()
         # learners share nothing but the replay, which they only read: side by side they do what they would in turn
-        for losses in self.pool.map(lambda name: self._catch_up(name, due), self.learners):
-            self.losses |= losses
+        self.updating = [self.pool.submit(self._catch_up, name, due) for name in self.learners]
+        for updated in self.updating:
+            self.losses |= updated.result()
         self.learning_seconds += time.perf_counter() - begun
 
     def _catch_up(self, name: str, due: int) -> dict[str, float]:
