@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from io import FileIO
 from multiprocessing import parent_process
 from threading import Lock, Thread
@@ -23,6 +24,8 @@ VARIABLE = "LONDI_LIFELINE"
 """Environment variable of a process whose standard input is such a pipe."""
 GRACE_S = 60.0
 """Seconds that a process has to end by itself, as it does on SIGTERM; then it is ended by force."""
+HURRY_S = 10.0
+"""Of these, after a second SIGTERM, which cuts off the step that took so long."""
 MOMENT_S = 0.5
 """Seconds after the parent's end in which a signal that was sent to both may still arrive."""
 
@@ -69,8 +72,17 @@ class Commands:
             for line, process in self._running.items():
                 line.close()
                 if at_once:
-                    process.kill()
+                    _kill(process)
             return len(self._running)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a command and all that it started, which is in its session."""
+    if os.name == "nt" or process.poll() is not None:
+        process.kill()
+    else:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def end_with_parent() -> None:
@@ -91,7 +103,9 @@ def _end_after(wait: Callable[[], object]) -> None:
         time.sleep(MOMENT_S)
         if not interrupts.noted():  # a second signal would not let it end its step
             _interrupt()
-        time.sleep(GRACE_S)
+        time.sleep(GRACE_S - HURRY_S)
+        _interrupt()  # cuts the step off, and saves what was before it
+        time.sleep(HURRY_S)
         os._exit(128 + signal.SIGTERM)
 
     Thread(target=end, daemon=True).start()

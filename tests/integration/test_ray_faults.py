@@ -56,7 +56,7 @@ class Losing(KeyDoorEnv):
         return super().reset(seed=seed, options=options)
 
     def _apply(self, action):
-        self.lost = self.playing % 5 == 0
+        self.world_lost = self.playing % 5 == 0
         return super()._apply(action)
 
 

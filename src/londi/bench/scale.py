@@ -34,10 +34,8 @@ UPDATES = 0.4
 """A step, of each learner: two an episode, so that none is a fraction."""
 STARVED = 0.9
 """Share of the updates due that must have been made; episodes that ended together wait for each other."""
-IDLE = ("idle", "iowait", "guest", "guest_nice")
-"""Kinds of CPU time in which nothing ran, or that are counted in others."""
 LINEAR, FULL = 0.8, 0.9
-"""Ratio to linear that must be reached, unless the CPUs of the machine were busy for more than so much of the time."""
+"""Ratio to linear that must be reached, unless the training had the CPUs busy for more than so much of the time."""
 STEPS = 5
 """Of an episode."""
 ACTIONS = ("left", "right")
@@ -93,7 +91,7 @@ def bench_scale(
     or, with so many `replicas` of QUICK and DEEPTHINK, as many as these can answer where that is less (`limit`); the
     ratio of the two (1 is linear); the share of the time in which the learner worked (`learning`); the share of the
     updates that were due for what was played which were made (`updates`; 1 is that learning keeps up with playing);
-    and the share of the CPUs' time in which anything ran (`busy`). It passes where for each number of workers
+    and the share of the CPUs' time that all this took (`busy`). It passes where for each number of workers
     `updates` is `STARVED` at least, and the ratio `LINEAR`; cases below that whose CPUs were full (`FULL`) are exempt,
     and named in `full`: there it is the machine that is measured.
     """
@@ -158,8 +156,8 @@ class _Mark:
     """Of each learner."""
     learning: float
     """Seconds."""
-    busy: float
-    """Seconds of all CPUs together."""
+    cpu: float
+    """Seconds of CPU time that all processes took."""
 
 
 class _Window:
@@ -181,9 +179,7 @@ class _Window:
         made = [learner.updates for learner in self.trainer.learners.values()]
         waiting = STEPS * self.trainer.rollout.num_waiting
         learning = self.trainer.learning_seconds
-        cpu = psutil.cpu_times()._asdict()
-        busy = sum(seconds for kind, seconds in cpu.items() if kind not in IDLE)
-        return _Mark(time.perf_counter(), self.trainer.step, waiting, sum(made) / len(made), learning, busy)
+        return _Mark(time.perf_counter(), self.trainer.step, waiting, sum(made) / len(made), learning, _cpu_seconds())
 
     @property
     def found(self) -> tuple[int, int, float]:
@@ -200,9 +196,9 @@ class _Window:
 
     @property
     def busy(self) -> float:
-        """Share of the time of those CPUs that Ray may use in which anything ran."""
+        """Share of the time of the CPUs that the training may use in which it ran, its models included."""
         assert self.begun is not None
-        return min(1.0, (self.end.busy - self.begun.busy) / ((self.end.clock - self.begun.clock) * self.cpus))
+        return (self.end.cpu - self.begun.cpu) / ((self.end.clock - self.begun.clock) * self.cpus)
 
     @property
     def updates(self) -> float:
@@ -210,6 +206,16 @@ class _Window:
         assert self.begun is not None
         played = self.end.steps + self.end.waiting - self.begun.steps - self.begun.waiting
         return (self.end.updates - self.begun.updates) / (UPDATES * played)
+
+
+def _cpu_seconds() -> float:
+    """CPU time of this process and of all that it started, Ray's included; others' is not their doing."""
+    driver, seconds = psutil.Process(), 0.0
+    for process in (driver, *driver.children(recursive=True)):
+        with suppress(psutil.Error):  # it has ended
+            took = process.cpu_times()
+            seconds += took.user + took.system
+    return seconds
 
 
 @contextmanager

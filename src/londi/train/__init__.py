@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -100,6 +101,9 @@ class Trainer:
         self.pool = ThreadPoolExecutor(len(self.learners), initializer=torch.set_num_threads, initargs=(t.threads,))
         self.updating: list[Future[dict[str, float]]] = []
         """What the learners are at, or were at last."""
+        self.updates_held = {name: RLock() for name in self.learners}
+        """Each held by who updates that learner; and by the main thread in the end."""
+        self.resting = False
         self.last_metrics = self.snapshots = 0
         self.trackers: list[Tracker] = []
         """What else is told the metrics, see `londi.trackers`."""
@@ -163,8 +167,8 @@ class Trainer:
                 if self.step > self.last_metrics:  # what is not told yet
                     self._measure()
             finally:
-                self._rest()
                 try:
+                    self._rest()
                     self.save(HURRY_S if check.urgent else None)
                 except KeyboardInterrupt:  # while it waited for workers
                     self.save(HURRY_S)
@@ -173,9 +177,13 @@ class Trainer:
     def _rest(self) -> None:
         """Let the learners end what an interrupt caught them at, milliseconds, whoever interrupts meanwhile: half an
         update must not be saved, and what was learned before must be."""
-        while not all(updated.done() for updated in self.updating):
-            with suppress(KeyboardInterrupt):  # waiting for the threads themselves would not outlast one
-                wait(self.updating)
+        _patiently(lambda: wait(self.updating))  # waiting for the threads themselves would not outlast an interrupt
+        for updated in self.updating:
+            if updated.exception() is None:
+                self.losses |= updated.result()
+        self.resting = True
+        for held in self.updates_held.values():  # what was submitted in the moment of the interrupt
+            _patiently(held.acquire)
         self.pool.shutdown(wait=False)
 
     @contextmanager
@@ -229,9 +237,10 @@ class Trainer:
 
     def _catch_up(self, name: str, due: int) -> dict[str, float]:
         losses = {key: value for key, value in self.losses.items() if key.startswith(name)}
-        while self.learners[name].updates < due:
-            for key, value in self.learners[name].update(self.replay).items():
-                losses[f"{name}_{key}"] = 0.99 * losses.get(f"{name}_{key}", value) + 0.01 * value
+        with self.updates_held[name]:
+            while self.learners[name].updates < due and not self.resting:
+                for key, value in self.learners[name].update(self.replay).items():
+                    losses[f"{name}_{key}"] = 0.99 * losses.get(f"{name}_{key}", value) + 0.01 * value
         return losses
 
     def _progress(self) -> Progress:
@@ -277,6 +286,15 @@ class Trainer:
             state = {"switcher": learner.switcher.state(), "step": self.step, "calls": self.calls}
             state |= {"features": FEATURES, "actions": actions}
             save_checkpoint(self.run.policy(name, snapshot), state)
+
+
+def _patiently(wait: Callable[[], object]) -> None:
+    """Wait for something, whoever interrupts meanwhile."""
+    waits = True
+    while waits:
+        with suppress(KeyboardInterrupt):
+            wait()
+            waits = False
 
 
 def _check_price(model: LanguageModel, experiment: Experiment, env: TextEnv) -> None:
