@@ -313,7 +313,7 @@ def test_what_others_print_during_long_work_stays_out_of_stdout(capfd: pytest.Ca
     assert "so many workers" in told.err
 
 
-@pytest.mark.parametrize(("terminal_there", "track", "lines"), [(False, [], 2), (True, [], 0), (True, ["console"], 2)])
+@pytest.mark.parametrize(("terminal_there", "track", "lines"), [(False, [], 3), (True, [], 0), (True, ["console"], 3)])
 def test_training_tells_of_itself_where_no_bar_moves(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -330,7 +330,7 @@ def test_training_tells_of_itself_where_no_bar_moves(
     assert len([line for line in told.err.splitlines() if "steps/s" in line]) == lines
     assert ("training" in told.err) == terminal_there, "the bar"
     assert told.out.startswith("trained:")
-    assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") == 2
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") == 3
 
 
 def test_a_bar_moves_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
