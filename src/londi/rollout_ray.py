@@ -1,8 +1,9 @@
 """The same rollout over Ray: environments in worker processes, language models in replicas that batch what they ask.
 
-The learner stays where it is. Workers play in step with a copy of what explores; a copy is sent when the learners have
-moved on. QUICK and DEEPTHINK have replicas of their own, so that each is scaled by its load. What is lost with a worker
-or a replica is at most the episodes at hand: they are begun anew. `lost` counts them, `restarts` what died.
+The learner stays where it is. Each worker plays by itself until an episode has ended, with a copy of what explores; a
+copy is sent when the learners have moved on. QUICK and DEEPTHINK have replicas of their own, so that each is scaled by
+its load. What is lost with a worker or a replica is at most the episodes at hand: they are begun anew. `lost` counts
+them, `restarts` what died.
 """
 
 from __future__ import annotations
@@ -169,7 +170,7 @@ class RayRollout:
         self._started, self._seats, self._replicas = False, [], []
 
     def step(self) -> Iterator[tuple[Episode, Trajectory]] | None:
-        """Set every worker that rests going, and yield the episodes that have ended, once one has taken a step.
+        """Set every worker that rests going, and yield the episodes that have ended, once one has answered.
 
         None where nothing is left to play. What is not taken from the iterator is yielded by the next step. What a
         model or an environment raises is raised after what had ended was yielded; `state` still has every other
@@ -274,8 +275,8 @@ class RayRollout:
         self._seats[number] = replaced
 
     def state(self, patience: float | None = None) -> list[dict[str, Any]]:
-        """Return the episodes that are being played, for a checkpoint; waits for all workers to take their step, or for
-        `patience` seconds.
+        """Return the episodes that are being played, for a checkpoint; waits for all workers to answer, `PLAYS_S` and a
+        step, or for `patience` seconds.
 
         Those that ended and were not yielded, whose worker died, or has not taken its step by then, are written down as
         ones to be begun. What a worker raises meanwhile is raised by the next step.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -19,6 +20,9 @@ from londi.lms.replicas import RemoteLM
 from londi.making import make_encoder, make_envs
 from londi.rollout import Assignment, Rollout
 from londi.switchers import Never
+
+PLAYS_S = 1.0
+"""Seconds after which a worker that has ended no episode answers all the same: checkpoints and signals wait for it."""
 
 
 class Worker:
@@ -54,15 +58,23 @@ class Worker:
     def step(
         self, assignments: Sequence[Assignment], switcher: Packed | None
     ) -> tuple[list[tuple[Episode, Trajectory]], int, int, list[int]]:
-        """Take a step; return what ended, how many environments are idle now, how many episodes were begun anew since
-        they were lost, and the seeds of those that were given up."""
+        """Take steps until an episode has ended, or for `PLAYS_S`; return what ended, how many environments are idle
+        now, how many episodes were begun anew since they were lost, and the seeds of those that were given up."""
         self.given += assignments
         if switcher is not None:
             self.rollout.agent.switcher = switcher.unpack()
-        ended = list(self.rollout.step() or ())
+        until = time.monotonic() + PLAYS_S
+        ended = self._ended()
+        while ended == [] and len(self.rollout.given_up) == self.told[1] and time.monotonic() < until:
+            ended = self._ended()
         (lost, given_up), now = self.told, (self.rollout.lost, len(self.rollout.given_up))
         self.told = now
-        return ended, self.rollout.num_idle, now[0] - lost, self.rollout.given_up[given_up:]
+        return ended or [], self.rollout.num_idle, now[0] - lost, self.rollout.given_up[given_up:]
+
+    def _ended(self) -> list[tuple[Episode, Trajectory]] | None:
+        """Take a step; return what ended, None where nothing is left to play."""
+        ended = self.rollout.step()
+        return None if ended is None else list(ended)
 
     def where(self) -> str:
         """Return the id of its node."""
