@@ -137,7 +137,7 @@ def test_the_same_seed_gives_the_same_switcher(trained: Path) -> None:
 
 
 def test_ctrl_c_leaves_a_usable_run_that_resumes(tmp_path: Path) -> None:
-    (tmp_path / "small.toml").write_text(SMALL.format(steps=10_000))
+    (tmp_path / "small.toml").write_text(SMALL.format(steps=4_000))
     command = [sys.executable, "-m", "londi.cli", "train", "small.toml", "--run", "run"]
     heed = partial(
         signal.signal, signal.SIGINT, signal.SIG_DFL
@@ -153,17 +153,17 @@ def test_ctrl_c_leaves_a_usable_run_that_resumes(tmp_path: Path) -> None:
     assert "interrupted at step" in errors
     assert "Traceback" not in errors
     assert (tmp_path / "run" / "checkpoints" / "budget.pt").is_file()
-    assert 0 < Run.open(tmp_path / "run").trained_steps() < 10_000
+    assert 0 < Run.open(tmp_path / "run").trained_steps() < 4_000
     with metrics.open("a") as file:  # a run that is killed has written more than its checkpoint holds
-        file.write('{"step": 8999, "killed": true}\n{"step": 89')
+        file.write('{"step": 3999, "killed": true}\n{"step": 39')
     done = londi("train", "small.toml", "--run", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "resuming run at step" in done.stderr
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert steps == sorted(set(steps))
-    assert steps[-1] >= 9_000
+    assert steps[-1] >= 4_000
     assert "killed" not in metrics.read_text()
-    assert Run.open(tmp_path / "run").trained_steps() == 10_000
+    assert Run.open(tmp_path / "run").trained_steps() == 4_000
 
 
 def _replaced(old: str, new: str) -> str:
@@ -259,7 +259,7 @@ def test_every_claim_of_the_theory_holds(tmp_path: Path) -> None:
 
 def test_budgets_of_tokens_and_prices_of_flops(tmp_path: Path) -> None:
     """From training to the report, in other measures than calls."""
-    text = SMALL.format(steps=3_000).replace("gamma = 0.99", 'gamma = 0.99\nprice_measure = "flops"\nprice_unit = 5e9')
+    text = SMALL.format(steps=1_500).replace("gamma = 0.99", 'gamma = 0.99\nprice_measure = "flops"\nprice_unit = 5e9')
     text = text.replace("budgets = [0, 1, 2, 4]", 'budgets = [0, 60, 300]\nbudget_measure = "tokens"')
     (tmp_path / "tokens.toml").write_text(text)
     for command in (["train", "tokens.toml", "--run", "run"], ["evaluate", "run"], ["report", "run"]):

@@ -53,7 +53,7 @@ for _ in range(40):  # both take part
         break
     time.sleep(0.5)
 for attempt in range(8):  # Ray spreads as well as it can, which at first may be onto one node
-    trainer = prepare(Path(f"{sys.argv[2]}-{attempt}"), made, Cluster(num_workers=4, deepthink_replicas=2))
+    trainer = prepare(Path(f"{sys.argv[2]}-{attempt}"), made, Cluster(num_workers=2, deepthink_replicas=2))
     there = {ray.get(seat.actor.where.remote()) for seat in trainer.rollout._seats}
     if len(there) == 2:
         break

@@ -85,14 +85,19 @@ def test_it_is_stopped_and_goes_on(tmp_path: Path, short: Path) -> None:
 
 SLOW = """
 import time
+from itertools import count
 from pathlib import Path
 
 from londi.envs.keydoor import quick_policy
 
+asked = count()
+
 
 def quick(prompt):
-    if Path(__file__).with_name("slow").is_file():
-        time.sleep(0.1)
+    slow = Path(__file__).with_name("slow")
+    if next(asked) > 120 and slow.is_file():  # the first episodes have ended by then
+        slow.write_text("now")
+        time.sleep(0.2)
     return quick_policy(prompt)
 """
 
@@ -101,30 +106,32 @@ def quick(prompt):
 def test_a_signal_to_all_of_it_costs_nothing(tmp_path: Path, short: Path, number: int, code: int) -> None:
     """As a terminal's Ctrl-C, which its whole group gets; run again, it goes on and prints its table."""
     made = config.load(short)
-    longer = replace(made.train, num_steps=6_000, checkpoint_steps=10_000, updates_per_step=0.1)
-    short.write_text(config.dump(replace(made, quick=replace(made.quick, model="python:slow:quick"), train=longer)))
+    train = replace(made.train, checkpoint_steps=10_000)
+    short.write_text(config.dump(replace(made, quick=replace(made.quick, model="python:slow:quick"), train=train)))
     (tmp_path / "slow.py").write_text(SLOW)
+    (tmp_path / "slow").touch()
     command = [sys.executable, "-m", "londi.cli", "sweep", "short.toml", "--seeds", "0"]
     heed, folder = partial(signal.signal, signal.SIGINT, signal.default_int_handler), tmp_path / "runs" / "sweep"
     process = subprocess.Popen(
         command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed
     )
     limit = time.monotonic() + 200
-    while not list(folder.glob("*/metrics.jsonl")) and time.monotonic() < limit and process.poll() is None:
+    while not (tmp_path / "slow").read_text() and time.monotonic() < limit and process.poll() is None:
         time.sleep(0.05)
-    (tmp_path / "slow").touch()  # Ray Tune waits for what ends within seconds
     os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code, errors
     assert "Traceback" not in errors
     assert ("ending the runs: trainings write checkpoints, for up to 60 s" in errors) == (number == signal.SIGINT)
 
+    log = folder / "keydoor-0.log"
+    while "interrupted at step" not in log.read_text():  # the training outlives the sweep that SIGTERM ends
+        assert time.monotonic() < limit, log.read_text()
+        time.sleep(0.05)
     (tmp_path / "slow").unlink()
     done = sweep("--seeds", "0", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    log = (folder / "keydoor-0.log").read_text()
-    assert "interrupted at step" in log
-    assert "resuming" in log
+    assert "resuming" in log.read_text()
     measured = json.loads((folder / "sweep.json").read_text())["points"]["keydoor"]
     shown = [f"{measured[name]['mean']:.3f}" for name in ("hypervolume price", "hypervolume budget")]
     row = next(line for line in done.stdout.splitlines() if "keydoor" in line)
