@@ -302,6 +302,10 @@ class Rollout:
             self._idle.append(slot)
             yield slot.finish(self.env_id, self.price_measure)
 
+    def drain(self) -> Iterator[tuple[Episode, Trajectory]]:
+        """Yield what has ended and was not yielded; nothing goes on meanwhile."""
+        return self._deliver()
+
     def state(self, patience: float | None = None) -> list[dict[str, Any]]:
         """Return the episodes that are being played or have ended and were not yielded, for a checkpoint.
 

@@ -1,9 +1,9 @@
 """The same rollout over Ray: environments in worker processes, language models in replicas that batch what they ask.
 
 The learner stays where it is. Each worker plays by itself until an episode has ended, with a copy of what explores; a
-copy is sent when the learners have moved on. QUICK and DEEPTHINK have replicas of their own, so that each is scaled by
-its load. What is lost with a worker or a replica is at most the episodes at hand: they are begun anew. `lost` counts
-them, `restarts` what died.
+copy is sent when the learners have moved on. QUICK and DEEPTHINK have replicas of their own, so that each can have as
+many as its load asks for. What is lost with a worker or a replica is at most the episodes at hand: they are begun anew.
+`lost` counts them, `restarts` what died.
 """
 
 from __future__ import annotations
@@ -274,13 +274,16 @@ class RayRollout:
         self._replaced += 1
         self._seats[number] = replaced
 
-    def state(self, patience: float | None = None) -> list[dict[str, Any]]:
-        """Return the episodes that are being played, for a checkpoint; waits for all workers to answer, `PLAYS_S` and a
-        step, or for `patience` seconds.
+    def drain(self) -> Iterator[tuple[Episode, Trajectory]]:
+        """Yield what has ended when all workers have answered, without setting any going: before a `state`, in which
+        they would be ones to be begun."""
+        self._gather(None)
+        while self._ended:
+            _, _, episode, trajectory = self._ended.popleft()
+            yield episode, trajectory
 
-        Those that ended and were not yielded, whose worker died, or has not taken its step by then, are written down as
-        ones to be begun. What a worker raises meanwhile is raised by the next step.
-        """
+    def _gather(self, patience: float | None) -> None:
+        """Take in what workers answer within `patience` seconds; what they raise is raised by the next step."""
         in_time = _answered(self._pending(), patience)
         for seat in list(self._seats):
             if seat.pending in in_time:
@@ -288,6 +291,15 @@ class RayRollout:
                     self._answer(seat)
                 except Exception as error:
                     self._failed = self._failed or error
+
+    def state(self, patience: float | None = None) -> list[dict[str, Any]]:
+        """Return the episodes that are being played, for a checkpoint; waits for all workers to answer, `PLAYS_S` and a
+        step, or for `patience` seconds.
+
+        Those that ended and were not yielded, whose worker died, or has not answered by then, are written down as ones
+        to be begun. What a worker raises meanwhile is raised by the next step.
+        """
+        self._gather(patience)
         found: list[dict[str, Any]] = []
         anew = [*(assignment for _, assignment, _, _ in self._ended), *self._again]
         states = [seat.actor.state.remote() if seat.pending is None else None for seat in self._seats]

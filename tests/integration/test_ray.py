@@ -72,8 +72,12 @@ def budgets_hold(trainer: Trainer) -> bool:
 
 
 def test_one_worker_is_what_no_ray_is(tmp_path: Path) -> None:
-    prepare(tmp_path / "serial", keydoor()).train()
-    prepare(tmp_path / "ray", keydoor(), Cluster(num_workers=1)).train()
+    serial = prepare(tmp_path / "serial", keydoor())
+    there = prepare(tmp_path / "ray", keydoor(), Cluster(num_workers=1))
+    for trainer in (serial, there):
+        trainer.train()
+    played, again = (trainer.replay.state()["columns"] for trainer in (serial, there))
+    assert all(np.array_equal(column, again[name]) for name, column in played.items())
     assert what_came_out(tmp_path / "ray") == what_came_out(tmp_path / "serial")
 
 
@@ -345,3 +349,4 @@ def test_a_signal_waits_for_the_end_of_the_step(tmp_path: Path, number: int, cod
     assert "interrupted at step" in errors
     resumed = prepare(tmp_path / "run", made)
     assert (resumed.step > 0, resumed.begun_anew) == (True, 0)
+    assert all(each["begun"] for each in load_checkpoint(resumed.run.checkpoint)["playing"]), "what had ended is kept"

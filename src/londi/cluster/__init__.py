@@ -31,7 +31,8 @@ class Cluster:
     """Processes that hold QUICK; a model behind a server needs none, workers ask it themselves."""
     deepthink_replicas: int = 1
     broadcast_updates: int = 20
-    """Updates of the learners after which workers get what was learned; with one worker they get it at every step."""
+    """Updates of the learners after which workers are sent what was learned, at the next episode or after a second at
+    most; with one worker, whenever something was."""
     quick_gpus: float | None = None
     """GPUs of each replica of QUICK, a fraction where several share one; none for 1 where its `device` is a GPU or it
     has a `device_map`, else 0."""

@@ -65,11 +65,13 @@ class Worker:
             self.rollout.agent.switcher = switcher.unpack()
         until = time.monotonic() + PLAYS_S
         ended = self._ended()
-        while ended == [] and len(self.rollout.given_up) == self.told[1] and time.monotonic() < until:
+        while ended == [] and self._counts() == self.told and time.monotonic() < until:
             ended = self._ended()
-        (lost, given_up), now = self.told, (self.rollout.lost, len(self.rollout.given_up))
-        self.told = now
-        return ended or [], self.rollout.num_idle, now[0] - lost, self.rollout.given_up[given_up:]
+        (lost, given_up), self.told = self.told, self._counts()
+        return ended or [], self.rollout.num_idle, self.told[0] - lost, self.rollout.given_up[given_up:]
+
+    def _counts(self) -> tuple[int, int]:
+        return self.rollout.lost, len(self.rollout.given_up)
 
     def _ended(self) -> list[tuple[Episode, Trajectory]] | None:
         """Take a step; return what ended, None where nothing is left to play."""

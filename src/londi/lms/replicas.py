@@ -25,7 +25,7 @@ from londi.usage import Usage
 T = TypeVar("T")
 
 RESTARTS = 20
-"""A replica is started again so often; a worker likewise in a row without having taken a step."""
+"""A replica is started again so often; a worker likewise in a row without having answered."""
 PLACED_S = 120.0
 """Seconds in which every replica must have got its place in the cluster; how long its model takes to load is free."""
 DEAD = (RayActorError, OutOfMemoryError)

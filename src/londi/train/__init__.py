@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -149,17 +149,24 @@ class Trainer:
         """
         t = self.experiment.train
         last_saved, begun = self.step, time.perf_counter() - self.seconds
+
+        def take(ended: Iterable[tuple[Episode, Trajectory]]) -> None:
+            for episode, trajectory in ended:
+                self._take(episode, trajectory)
+                self.seconds = time.perf_counter() - begun
+                if progress:
+                    progress(self._progress())
+                if self.step >= t.num_steps:
+                    break
+
         with held_back() as check, closed_after(self.trackers), self.rollout, self._alone():
             try:
                 while self.step < t.num_steps:
-                    for episode, trajectory in self.rollout.step() or ():
-                        self._take(episode, trajectory)
-                        self.seconds = time.perf_counter() - begun
-                        if progress:
-                            progress(self._progress())
-                        if self.step >= t.num_steps:
-                            break
-                    if t.checkpoint_steps <= self.step - last_saved < t.num_steps - last_saved:
+                    take(self.rollout.step() or ())
+                    due = self.step - last_saved >= t.checkpoint_steps
+                    if self.step < t.num_steps and (due or check.arrived):
+                        take(self.rollout.drain())
+                    if self.step < t.num_steps and due:
                         last_saved = self.step
                         self._attempt(self.save)
                     if self.step < t.num_steps:  # what is done can't go on
