@@ -9,6 +9,7 @@ many as its load asks for. What is lost with a worker or a replica is at most th
 from __future__ import annotations
 
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -42,6 +43,9 @@ from londi.switchers import Switcher
 
 LAST_LOOK_S = 2.0
 """Seconds that the end of a training waits to be told of replicas that died."""
+HANGS = (
+    f"no worker has answered for {PLACED_S:.0f} s; `ray stack` shows what each does: a model or an environment may hang"
+)
 
 
 @dataclass
@@ -189,10 +193,14 @@ class RayRollout:
         return self._deliver()
 
     def _wait(self) -> None:
-        """Wait until a step has ended; raises `ConfigError` where a replica that died finds no place any more."""
+        """Wait until a worker answers, and warn where none does for long.
+
+        Raises `ConfigError` where a replica that died finds no place any more.
+        """
         while not ray.wait(self._pending(), num_returns=1, timeout=PLACED_S)[0]:
             try:
                 check_placed(self._replicas)
+                warnings.warn(HANGS, stacklevel=2)
             except ConfigError:
                 for replica in self._replicas:  # workers would wait for it, and the checkpoint for them
                     ray.kill(replica)
