@@ -43,9 +43,7 @@ from londi.switchers import Switcher
 
 LAST_LOOK_S = 2.0
 """Seconds that the end of a training waits to be told of replicas that died."""
-HANGS = (
-    f"no worker has answered for {PLACED_S:.0f} s; `ray stack` shows what each does: a model or an environment may hang"
-)
+HANGS = f"no worker has answered for {PLACED_S:.0f} s: a model, its server or an environment may hang; training waits"
 
 
 @dataclass
