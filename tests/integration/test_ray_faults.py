@@ -274,6 +274,7 @@ def test_what_environments_lose_in_workers_is_counted_and_left_out(
 
 
 # Ray looks for signals once a second, and two that came meanwhile are one
+@pytest.mark.filterwarnings("ignore:no worker has answered")
 @pytest.mark.parametrize("waits", [(1.0, 3.5), (0.0, 2.5)], ids=["while it waits for a step", "while it saves"])
 def test_a_second_signal_does_not_wait_for_what_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: tuple[float, float]
