@@ -205,7 +205,7 @@ class RayRollout:
                 raise
 
     def _look(self) -> None:
-        """Take in every step that has ended; what its models or environments raised is raised by a later step."""
+        """Take in every answer; what a worker's models or environments raised is raised by a later step."""
         self._watch.look()
         seats = {seat.pending: seat for seat in self._seats}
         for ended in _answered(self._pending(), 0):

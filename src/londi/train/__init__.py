@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 METRICS_STEPS = 1_000
 HURRY_S = 5.0
-"""Seconds that a second interrupt leaves to workers over Ray to take the steps at which they are."""
+"""Seconds that a second interrupt leaves to workers over Ray to answer."""
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ class Trainer:
     def save(self, patience: float | None = None) -> None:
         """Write metrics, policies, and the checkpoint from which training goes on (without replay once it is done).
 
-        `patience` is how many seconds workers have to end a step; see `RayRollout.state`. Raises `WriteError`. Metrics
+        `patience` is how many seconds workers have to answer; see `RayRollout.state`. Raises `WriteError`. Metrics
         that can't be written are part of the checkpoint, and the run is not done before they are.
         """
         try:

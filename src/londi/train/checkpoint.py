@@ -18,7 +18,7 @@ _COUNTERS = ("step", "started", "seconds", "begun_anew", "last_metrics", "snapsh
 def state_of(trainer: Trainer, done: bool, patience: float | None) -> dict[str, Any]:
     """Return what a checkpoint is to hold; of a training that is `done` without replay, episodes and answers.
 
-    `patience` is how many seconds workers have to end a step, see `RayRollout.state`.
+    `patience` is how many seconds workers have to answer, see `RayRollout.state`.
     """
     state: dict[str, Any] = {name: getattr(trainer, name) for name in _COUNTERS}
     state |= {"lost": trainer.num_lost, "given_up": trainer.num_given_up}
