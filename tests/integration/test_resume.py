@@ -91,7 +91,8 @@ def test_killed_at_any_moment(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     main(["bench", "resume", "--experiment", str(tmp_path / "short.toml"), "--trials", "1", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert found["passed"], found
-    assert found["trials"] == found["killed"] == found["resumed"] == 1
+    assert found["trials"] == found["resumed"] == 1
+    assert found["killed"] >= 1
     assert found["seconds"] > 0
 
 
@@ -105,6 +106,7 @@ def test_another_takes_the_place_of_one_that_ends_before_it_is_killed(
         return train(source, run, None if len(moments) == 2 else seconds and 0.01)
 
     monkeypatch.setattr(resume, "_train", at_first_not_killed)
+    monkeypatch.setattr(resume, "ATTEMPTS", 2)
     found = resume.bench_resume(short(KEYDOOR, num_steps=60, warmup_steps=50), trials=1)
     assert found["killed"] == 1
     whole, ended, killed, again = moments
@@ -120,10 +122,11 @@ def test_what_is_killed_before_a_checkpoint_shows_nothing(
     (tmp_path / "short.toml").write_text(config.dump(short(KEYDOOR, num_steps=60, warmup_steps=50)))
     train = resume._train
     monkeypatch.setattr(resume, "_train", lambda source, run, seconds: train(source, run, seconds and 0.01))
+    monkeypatch.setattr(resume, "ATTEMPTS", 2)
     with pytest.raises(SystemExit, match="1"):
         main(["bench", "resume", "--experiment", str(tmp_path / "short.toml"), "--trials", "1", "--json"])
     found = json.loads(capsys.readouterr().out)
-    assert (found["killed"], found["resumed"], found["passed"]) == (1, 0, False)
+    assert (found["killed"], found["resumed"], found["passed"]) == (2, 0, False)
     assert [check["count"] for check in found["checks"].values()] == [0, 0, 1]
 
 

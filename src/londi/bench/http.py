@@ -15,7 +15,8 @@ from londi.lms.http import HTTPLM
 
 SHARE, SLOW = 0.05, 0.01
 """Share of the requests that each fault befalls; slow answers are rarer, since each takes the whole timeout."""
-TIMEOUT, ATTEMPTS, LATENCY = 1.0, 4, 0.02
+TIMEOUT, ATTEMPTS, LATENCY = 3.0, 4, 0.02
+"""A timeout of seconds: a busy machine can hold up an answer for one, which is then no fault of the server."""
 REPLY = 32
 
 
