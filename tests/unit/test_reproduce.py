@@ -119,8 +119,10 @@ def test_what_is_run(table: reproduce.Table, tmp_path: Path) -> None:
     measured = [bool(job.experiment.evaluate.entropy_thresholds) for job in found]
     assert measured == [True, *[False] * 5], "what learns nothing is measured once"
     assert {job.experiment.train.price for job in found if job.method} == {0.02, 0.1}
-    quick = reproduce.jobs(table, tmp_path, quick=True)
-    assert {job.experiment.seed for job in quick} == {0}
+    prices, sac, *rules = table.methods
+    three = replace(table, methods=(prices, replace(sac, runs=(*sac.runs, {"train": {"price": 0.2}})), *rules))
+    quick = reproduce.jobs(reproduce.shortened(three), tmp_path)
+    assert [(job.method, job.experiment.seed) for job in quick] == [("", 0), ("SAC 0", 0), ("SAC 1", 0)]
     assert {job.experiment.train.num_steps for job in quick} == {1_000}
 
 
@@ -334,9 +336,10 @@ def test_what_is_published_counts_before_what_was_run_here(
     assert ended.value.code == 2
     assert "nothing fits that is published of key-and-door-0: leave out" in capsys.readouterr().err
     assert not (tmp_path / "nowhere").exists(), "nothing was run"
-    with pytest.raises(SystemExit):
-        main([*command, "--published", "--quick"])
-    assert "leave out --quick or --published" in capsys.readouterr().err
+    for other in ("--published", "--check"):
+        with pytest.raises(SystemExit):
+            main([*command, other, "--quick"])
+        assert f"leave out --quick or {other}" in capsys.readouterr().err
 
 
 class Noted(Commands):
@@ -538,7 +541,7 @@ def test_the_repositorys_tables_can_be_run_and_stand_on_their_page(path: Path) -
     """Not run here: every experiment is one, and the page shows the numbers that are stored, which are those of the
     runs that are published."""
     spec = reproduce.load_table(path)
-    assert reproduce.jobs(spec, Path("runs"), quick=True)
+    assert reproduce.jobs(reproduce.shortened(spec), Path("runs"))
     assert reproduce.jobs(spec, Path("runs"))
     if spec.page:
         stored = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))

@@ -37,7 +37,8 @@ def reproduce(
 
     Args:
         table: a name in experiments/tables, or a TOML file.
-        quick: one seed and fewer steps; prints the table and leaves the page alone.
+        quick: one seed, fewer steps, and two runs where there is one for each price or budget; prints the table and
+            leaves the page alone.
         check: write nothing, compare with the printed numbers; exit code 1 where one differs.
         published: take what the table keeps of its runs, and run only what it keeps nothing of; with --check run
             nothing.
@@ -47,7 +48,7 @@ def reproduce(
         json: print the numbers as JSON.
     """
     from londi.reproduce import jobs as jobs_of
-    from londi.reproduce import load_table, records
+    from londi.reproduce import load_table, records, shortened
     from londi.reproduce.published import blocks
     from londi.reproduce.results import results
 
@@ -55,21 +56,25 @@ def reproduce(
     spec = load_table(source)
     if jobs < 1:
         raise RunError(f"--jobs must be at least 1, not {jobs}")
-    if quick and published:
-        raise ConfigError("--quick runs are not published: leave out --quick or --published")
+    if quick and (published or check):
+        other = "--published" if published else "--check"
+        raise ConfigError(f"--quick runs are not published: leave out --quick or {other}")
     pages = {} if quick or check else _pages(spec)
-    every = jobs_of(spec, folder / (f"{spec.name}-quick" if quick else spec.name), quick)
+    spec = shortened(spec) if quick else spec
+    every = jobs_of(spec, folder / spec.folder)
     kept = records.load(source.with_suffix(""), every, spec.states) if published else {}
     if published:
         err.print(f"{len(kept)} of {len(every)} runs are published", highlight=False)
     runs = _run(spec, every, kept, 0 if published and check else jobs)
-    found = results(spec, every, runs, quick)
+    found = results(spec, every, runs)
     if json:
         print_json(found)
     if check:
         _check(source.with_suffix(".json"), spec, found, tolerance)
         return
     shown = blocks(found, spec.layout)
+    if quick and any(len(method.runs) > 1 for method in spec.methods):
+        err.print("--quick: few steps, and two runs where a row speaks of a run for each", highlight=False)
     if pages:
         common = [(job.task, runs[job.folder.name]) for job in every if not job.method]
         records.save(source.with_suffix(""), runs)

@@ -24,6 +24,8 @@ from londi.where import check_kinds
 
 TRAINED = ("budget", "price", "capped", "myopic", "router", "sac", "ppo")
 """Families of which each training seed has policies of its own."""
+SHORT_RUNS = 2
+"""Runs of its own that a method has in a table's short version: enough to make a frontier."""
 _NO_RULES: dict[str, Any] = dict.fromkeys(
     ("random_rates", "every", "first", "entropy_thresholds", "margins", "rules"), ()
 )
@@ -84,9 +86,16 @@ class Table:
     """Kinds of state, by label, as regular expressions of the observation: where the chosen policies call is counted in
     these and in those of `londi.where`. Empty to leave it out."""
     quick: dict[str, Any] = field(default_factory=dict)
-    """Further changes with `--quick`, which takes the first seed alone."""
+    """Further changes in the short version, see `shortened`."""
     name: str = ""
     path: Path = Path()
+    short: bool = False
+    """Whether it is the short version."""
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder of its runs."""
+        return f"{self.name}-quick" if self.short else self.name
 
     def pages(self) -> dict[Path, list[str]]:
         """Return its pages, and the names of the blocks (`londi.reproduce.published.blocks`) that stand in each."""
@@ -102,14 +111,14 @@ class Table:
                 found.setdefault((self.path.parent / page).resolve(), []).extend(names)
         return found
 
-    def experiment(self, task: Task, changes: Mapping[str, Any], quick: bool) -> Experiment:
+    def experiment(self, task: Task, changes: Mapping[str, Any]) -> Experiment:
         """Return a task's experiment with the table's changes and these; raises `ConfigError`."""
         source = self.path.parent / task.experiment
         try:
             data = tomllib.loads(source.read_text(encoding="utf-8"))
         except (OSError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"{self.path}: task '{task.name}': {error}") from error
-        for more in (self.changes, task.changes, self.quick if quick else {}, changes):
+        for more in (self.changes, task.changes, self.quick if self.short else {}, changes):
             data = merged(data, more)
         return config.parse(data, f"{self.path}: task '{task.name}'")
 
@@ -151,15 +160,22 @@ def load_table(path: Path) -> Table:
     return table
 
 
-def jobs(table: Table, folder: Path, quick: bool = False) -> list[Job]:
+def shortened(table: Table) -> Table:
+    """Return the table as `--quick` runs it: one seed, the changes of `quick`, and two runs of each method that has
+    runs of its own."""
+    methods = tuple(replace(method, runs=method.runs[:SHORT_RUNS]) for method in table.methods)
+    return replace(table, seeds=table.seeds[:1], methods=methods, short=True)
+
+
+def jobs(table: Table, folder: Path) -> list[Job]:
     """Return every run of a table, the common ones first.
 
     Rules learn nothing and play the same episodes whatever the training seed: the common run of the first seed alone
     measures them. Raises `ConfigError` where Switchers are to come from a table or a task that there is not.
     """
     found = []
-    sources = _sources(table, folder, quick)
-    for seed in table.seeds[:1] if quick else table.seeds:
+    sources = _sources(table, folder)
+    for seed in table.seeds:
         for task in table.tasks:
             kinds: list[tuple[str, bool, dict[str, Any]]] = [("", seed == table.seeds[0], {})]
             kinds += [
@@ -168,7 +184,7 @@ def jobs(table: Table, folder: Path, quick: bool = False) -> list[Job]:
                 for i, changes in enumerate(method.runs)
             ]
             for kind, rules, changes in kinds:
-                experiment = replace(table.experiment(task, changes, quick), seed=seed)
+                experiment = replace(table.experiment(task, changes), seed=seed)
                 if not rules:
                     experiment = replace(experiment, evaluate=replace(experiment.evaluate, **_NO_RULES))
                 source = sources.get((task.trained_on, seed))
@@ -180,17 +196,18 @@ def jobs(table: Table, folder: Path, quick: bool = False) -> list[Job]:
     return sorted(found, key=lambda job: bool(job.method))
 
 
-def _sources(table: Table, folder: Path, quick: bool) -> dict[tuple[str, int], Job]:
+def _sources(table: Table, folder: Path) -> dict[tuple[str, int], Job]:
     """The runs, by task and seed, whose Switchers a table measures."""
     if not table.trained_in:
         return {}
     other = load_table(table.path.with_name(f"{table.trained_in}.toml"))
     if other.trained_in:
         raise ConfigError(f"{table.path}: 'trained_in' must name a table that trains, and {other.path} trains nothing")
-    every = jobs(other, folder.with_name(other.name + "-quick" * quick), quick)
+    other = shortened(other) if table.short else other
+    every = jobs(other, folder.with_name(other.folder))
     found = {(job.task, job.experiment.seed): job for job in every if not job.method}
     for task in table.tasks:
-        for seed in table.seeds[:1] if quick else table.seeds:
+        for seed in table.seeds:
             if (task.trained_on, seed) not in found:
                 raise ConfigError(
                     f"{table.path}: task '{task.name}': {other.path} trains no '{task.trained_on}' with seed {seed}"

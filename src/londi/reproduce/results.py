@@ -27,12 +27,11 @@ _Solved = tuple[NDArray[np.bool_], NDArray[np.bool_]] | None
 """Which episodes a policy and DEEPTHINK solved."""
 
 
-def results(table: Table, every: Sequence[Job], found: Mapping[str, Record], quick: bool = False) -> dict[str, Any]:
+def results(table: Table, every: Sequence[Job], found: Mapping[str, Record]) -> dict[str, Any]:
     """Return the numbers of a table from the records of its runs."""
     tasks = {task.name: _task(table, [job for job in every if job.task == task.name], found) for task in table.tasks}
     overall = _overall(tasks, table.methods)
-    head = {"schema": SCHEMA, "table": table.name, "title": table.title, "quick": quick}
-    seeds = list(table.seeds[:1] if quick else table.seeds)
+    head = {"schema": SCHEMA, "table": table.name, "title": table.title, "quick": table.short}
     evaluated = {commit for each in found.values() for commit in each.get("commits") or [each["commit"]]}
     commits = {
         what: sorted({str(commit or "unknown") for commit in known})
@@ -42,7 +41,7 @@ def results(table: Table, every: Sequence[Job], found: Mapping[str, Record], qui
     others = [place for i, place in enumerate(places) if all(_differ(place, each) for each in places[:i])]
     made = places[0] | {"commits": commits, "others": others[1:]}
     episodes = every[0].experiment.evaluate.episodes
-    return {**head, "seeds": seeds, "episodes": episodes, "made": made, "tasks": tasks, "overall": overall}
+    return {**head, "seeds": list(table.seeds), "episodes": episodes, "made": made, "tasks": tasks, "overall": overall}
 
 
 def _differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
