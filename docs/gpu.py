@@ -31,6 +31,8 @@ QWEN3 = {
 TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
 RATES = (0.05, 0.1, 0.2, 0.35, 0.5)
 STEPS = 12
+ALONE = "QUICK", "DEEPTHINK"
+"""Policies that never call and always do: their difference is what DEEPTHINK takes alone."""
 
 
 def make(folder: Path, shape: dict[str, int], device: str, seed: int) -> None:
@@ -110,12 +112,13 @@ def table(found: dict[str, Any]) -> list[str]:
     lines = [
         f"Measured on one {found['gpu']}, torch {found['torch']}, 64 episodes at a time, bfloat16.",
         "",
-        "| DEEPTHINK | calls | GPU ms a step | joules a step | GPU time | energy |",
+        "| DEEPTHINK | calls | GPU ms a step | joules a step | GPU time, of DEEPTHINK's alone | energy |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for row in found["rows"]:
-        deep = next(r for r in found["rows"] if r["mode"] == row["mode"] and r["policy"] == "DEEPTHINK")
-        shares = [f"{100 * row[key] / deep[key]:.0f} %" if deep[key] else "-" for key in ("device_seconds", "joules")]
+        quick, both = (next(r for r in found["rows"] if r["mode"] == row["mode"] and r["policy"] == p) for p in ALONE)
+        alone = {key: both[key] - quick[key] for key in ("device_seconds", "joules")}
+        shares = [f"{100 * row[key] / alone[key]:.0f} %" if alone[key] > 0 else "-" for key in alone]
         took = [f"{1000 * row['device_seconds']:.2f}", f"{row['joules']:.2f}"]
         rate = f"{100 * row['calls']:.0f} %"
         lines.append(f"| {' | '.join([row['mode'], rate, *took, *shares])} |")

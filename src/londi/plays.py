@@ -23,10 +23,11 @@ from londi.episode import Episode
 from londi.frontier import Outcome
 from londi.lifeline import end_with_parent
 from londi.making import Phase, make_encoder, make_envs
-from londi.policies import Policy, switcher_of
+from londi.policies import DEEPTHINK, Policy, switcher_of
 from londi.rollout import Assignment, rollout
 from londi.run import Run
 from londi.switchers import Switcher
+from londi.usage import Usage
 
 SELECTION_SEEDS = 20_000_000
 CHUNK = 100
@@ -123,10 +124,23 @@ def _play(job: _Job) -> dict[str, tuple[list[Outcome], list[Episode]]]:
     return results
 
 
+def _paid(episode: Episode) -> list[Usage]:
+    """Return what the policy of an episode has to pay for: QUICK in every step, and calls. DEEPTHINK alone needs QUICK
+    only where it fails itself, though its episodes hold what QUICK would have done."""
+    alone = episode.policy == DEEPTHINK.name
+    found = []
+    for step in episode.steps:
+        if not (alone and step.deepthink and not step.deepthink.error):
+            found.append(step.quick.usage)
+        if step.deepthink:
+            found.append(step.deepthink.usage)
+    return found
+
+
 def _outcome(episode: Episode) -> Outcome:
-    usage = episode.usage
-    replies = [reply for step in episode.steps for reply in (step.quick, step.deepthink) if reply]
-    known = all(reply.usage.flops for reply in replies)  # of a served model they are not: then the sum says nothing
+    paid = _paid(episode)
+    usage = sum(paid, Usage())
+    known = all(each.flops for each in paid)  # of a served model they are not: then the sum says nothing
     return Outcome(
         episode.success,
         episode.total_reward,

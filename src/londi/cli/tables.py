@@ -175,6 +175,11 @@ def _check(stored: Path, spec: PublishedTable, found: dict[str, Any], tolerance:
         err.print(line, soft_wrap=True, markup=False, highlight=False)
     err.print(f"{len(lines)} of the printed numbers differ" if lines else "the printed numbers are the ones found")
     if lines:
+        made = [each.get("made", {}) for each in (written, found)]
+        if any(made[0].get(key) != made[1].get(key) for key in ("python", "packages", "machine")):
+            hint = "made with other versions or on another machine, training comes out otherwise: see --tolerance, "
+            hint += "or count anew what is published with --published"
+            err.print(hint, soft_wrap=True, highlight=False)
         raise SystemExit(1)
 
 

@@ -7,6 +7,7 @@ runs of their own), training seeds. What was run is kept, so that an interrupted
 from __future__ import annotations
 
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from londi import config, frontier
 from londi.config import Experiment
 from londi.errors import ConfigError, RunError
 from londi.jobs import Job, merged
+from londi.policies import baselines, capped_policies, learned_policies
 from londi.reproduce import records
 from londi.reproduce.records import Record
 from londi.where import check_kinds
@@ -135,7 +137,9 @@ def load_table(path: Path) -> Table:
         table: Table = TypeAdapter(Table).validate_python({**data, "name": path.stem, "path": path})
     except FileNotFoundError as error:
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.toml"))) or "none"
-        raise ConfigError(f"no table {path}; those of {path.parent}: {known}") from error
+        raise ConfigError(
+            f"no table {path} (those of {path.parent}: {known}): name a TOML file, or run it in the root of a clone"
+        ) from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is no TOML: {error}") from error
     except ValidationError as error:
@@ -171,7 +175,8 @@ def jobs(table: Table, folder: Path) -> list[Job]:
     """Return every run of a table, the common ones first.
 
     Rules learn nothing and play the same episodes whatever the training seed: the common run of the first seed alone
-    measures them. Raises `ConfigError` where Switchers are to come from a table or a task that there is not.
+    measures them. Raises `ConfigError` where Switchers are to come from a table or a task that there is not, where a
+    method has nothing to measure, and where two runs would lie in one folder.
     """
     found = []
     sources = _sources(table, folder)
@@ -193,7 +198,32 @@ def jobs(table: Table, folder: Path) -> list[Job]:
                     experiment = replace(experiment, train=learned.train, switcher=learned.switcher)
                 name = "-".join("".join(c if c.isalnum() else "-" for c in part) for part in (task.name, kind) if part)
                 found.append(Job(task.name, kind, experiment, folder / f"{name}-{seed}", source))
+    _check(table, found)
     return sorted(found, key=lambda job: bool(job.method))
+
+
+def _check(table: Table, every: Sequence[Job]) -> None:
+    folder, count = Counter(job.folder.name for job in every).most_common(1)[0]
+    if count > 1:
+        raise ConfigError(f"{table.path}: two runs would lie in '{folder}': let names differ in letters and digits")
+    for method in table.methods:
+        kinds = {f"{method.name} {i}" for i in range(len(method.runs))} or {""}
+        for task in table.tasks:
+            own = (job.experiment for job in every if job.task == task.name and job.method in kinds)
+            if not any(_has(experiment, method) for experiment in own):
+                raise ConfigError(
+                    f"{table.path}: task '{task.name}' measures nothing for method '{method.name}': name what learns "
+                    "it in train.learners, or its settings in evaluate"
+                )
+
+
+def _has(experiment: Experiment, method: Method) -> bool:
+    """Whether an experiment measures a policy of the method."""
+    capped = experiment.evaluate.capped and "price" in experiment.train.learners
+    measured = [*learned_policies(experiment), *baselines(experiment)]
+    measured += capped_policies(experiment, 0.0) if capped else []
+    own = [p.name for p in measured if p.kind == method.family and p.name not in method.without]
+    return any(method.family == "capped" or name.startswith(method.only) for name in own)
 
 
 def _sources(table: Table, folder: Path) -> dict[tuple[str, int], Job]:

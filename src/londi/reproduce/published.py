@@ -101,8 +101,8 @@ def _tables(tasks: Mapping[str, Any]) -> list[str]:
             f"with {deep['calls']:.2f} calls.",
             "",
             "| method | settings | hypervolume | AIQ | regret | keeps 99 %: success | calls | FLOPs "
-            "| environment steps | updates | violations |",
-            "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+            "| training: steps | DEEPTHINK calls | updates | violations |",
+            f"|---|{'---:|' * 11}",
         ]
         real = {n: mean(m["hypervolume"]) for n, m in found["methods"].items() if _known(m) and "oracle" not in n}
         best = max(real.values(), default=None)
@@ -111,7 +111,8 @@ def _tables(tasks: Mapping[str, Any]) -> list[str]:
             cells = [name, str(method["settings"]), f"**{areas}**" if name in real and real[name] == best else areas]
             cells += [_spread(method[measure]) for measure in ("aiq", "regret")]
             cells += [_kept(method["at_99"], key) for key in ("success_ratio", "calls_ratio", "flops_ratio")]
-            trained = [f"{method[count]:,}" if method[count] else "-" for count in ("env_steps", "updates")]
+            counts = ("env_steps", "training_calls", "updates")
+            trained = [f"{method[count]:,}" if method[count] else "-" for count in counts]
             held = f"{method['violations']} of {method['under_budget']:,}" if method["under_budget"] else "-"
             lines.append(f"| {' | '.join([*cells, *trained, held])} |")
         lines.append("")
@@ -175,14 +176,14 @@ def measures_markdown(tasks: Mapping[str, Any]) -> list[str]:
         lines += [
             f"**{task}**",
             "",
-            "| method | APGR | CPT 50 | CPT 80 | CPT 95 | keeps 95 %: success | calls "
+            "| method | APGR | CPT 20 | CPT 50 | CPT 80 | CPT 95 | keeps 95 %: success | calls "
             "| keeps 99 %: tokens | model time | most calls | switches | training, minutes |"
             + " steps to 90 % |"
             * paced,
-            f"|---|{'---:|' * (11 + paced)}",
+            f"|---|{'---:|' * (12 + paced)}",
         ]
         for name, method in found["methods"].items():
-            cells = [name, _spread(method["apgr"]), *(_share(method[f"cpt{share}"]) for share in (50, 80, 95))]
+            cells = [name, _spread(method["apgr"]), *(_share(method[f"cpt{share}"]) for share in (20, 50, 80, 95))]
             cells += [_kept(method["at_95"], key) for key in ("success_ratio", "calls_ratio")]
             cells += [_kept(method["at_99"], key) for key in ("tokens_ratio", "seconds_ratio")]
             chosen = [one for one in method["at_99"] if one and one["most_calls"] is not None]

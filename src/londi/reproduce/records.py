@@ -22,7 +22,7 @@ from londi.where import count_calls, counted
 SCHEMA = 1
 Record = dict[str, Any]
 _MEASURED = ("env_steps", "commit", "policies", "selection")
-_MORE = ("curve",)
+_MORE = ("curve", "training_calls")
 """What records of earlier versions lack."""
 _KEYS = ("table", "experiment", "source", "environment", "trained", "seconds", "states", *_MEASURED)
 
@@ -31,7 +31,7 @@ def read(table: str, job: Job, kinds: Mapping[str, str]) -> Record:
     """Return the record of a run of a table that is done; where it calls, in these kinds of state, for a common run."""
     measured = _json(job.folder / "frontier.json")
     trained = next(job.folder / name for name in ("trained.json", "environment.json") if (job.folder / name).is_file())
-    last = (job.source or job).folder / "checkpoints" / "last.pt"
+    last = load_checkpoint((job.source or job).folder / "checkpoints" / "last.pt")
     return {
         "schema": SCHEMA,
         "table": table,
@@ -39,11 +39,17 @@ def read(table: str, job: Job, kinds: Mapping[str, str]) -> Record:
         "source": config.plain(job.source.experiment) if job.source else None,
         "environment": _json(job.folder / "environment.json"),
         "trained": _json(trained).get("commit"),
-        "seconds": float(load_checkpoint(last)["seconds"]),
+        "seconds": float(last["seconds"]),
+        "updates": {name: _updates(state) for name, state in last.get("learners", {}).items()},
         "states": count_calls(Run.open(job.folder), kinds) if kinds and not job.method else None,
         **{key: measured.get(key) for key in (*_MEASURED, *_MORE)},
         "commits": measured.get("commits") or [measured.get("commit")],
     }
+
+
+def _updates(learner: Mapping[str, Any]) -> int:
+    """Optimiser steps that a learner took, as its optimiser counted them."""
+    return max((int(each["step"]) for each in learner["optimiser"]["state"].values()), default=0)
 
 
 def load(folder: Path, every: Sequence[Job], kinds: Mapping[str, str]) -> dict[str, Record]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
@@ -21,7 +21,7 @@ KEPT = (0.99, 0.95)
 ENOUGH = 5
 """Training seeds from which on intervals over them are stated."""
 _AREAS = ("hypervolume", "gain", "aiq", "apgr", "regret")
-_THRESHOLDS = {"cpt50": 0.5, "cpt80": 0.8, "cpt95": 0.95}
+_THRESHOLDS = {"cpt20": 0.2, "cpt50": 0.5, "cpt80": 0.8, "cpt95": 0.95}
 _CAPPED = ("budget", "capped")
 _Solved = tuple[NDArray[np.bool_], NDArray[np.bool_]] | None
 """Which episodes a policy and DEEPTHINK solved."""
@@ -81,6 +81,7 @@ def _states(common: Sequence[Record]) -> dict[str, Any]:
 def _method(method: Method, common: Sequence[Record], pooled: Sequence[Sequence[Record]]) -> dict[str, Any]:
     """Measure a method on a task; `pooled` holds the runs of each seed whose policies make one frontier."""
     family, trained = method.family, method.family in TRAINED
+    learner = "price" if family == "capped" else family
     each: dict[str, list[Any]] = {name: [] for name in (*_AREAS, *_THRESHOLDS, "steps_to_90")}
     chosen: dict[str, list[Any]] = {f"at_{round(100 * level)}": [] for level in KEPT}
     used: list[dict[str, float]] = []
@@ -107,8 +108,9 @@ def _method(method: Method, common: Sequence[Record], pooled: Sequence[Sequence[
         "interval": _interval([solved for _, solved in chosen["at_99"]]),
         "budget_use": {name: mean(one[name] for one in used) for name in used[0]},
         "settings": settings,
-        "env_steps": sum(one["env_steps"] for one in pooled[0]) if trained else 0,
-        "updates": sum(map(_updates, pooled[0])) if trained and family != "ppo" else 0,
+        "env_steps": _total(pooled, lambda one: one["env_steps"]) if trained else None,
+        "training_calls": _total(pooled, lambda one: one.get("training_calls")) if trained else None,
+        "updates": _total(pooled, lambda one: (one.get("updates") or {}).get(learner)) if trained else None,
         "seconds": mean(sum(one["seconds"] for one in runs) for runs in pooled) if trained else 0.0,
         "violations": violations,
         "under_budget": under_budget,
@@ -147,10 +149,11 @@ def _steps_to_90(family: str, runs: Sequence[Record]) -> int | None:
     return frontier.steps_to(curves[0], 0.9)[family]
 
 
-def _updates(one: Record) -> int:
-    """Optimiser steps of each learner of a run; PPO takes its own number."""
-    t = one["experiment"]["train"]
-    return max(0, int(t["updates_per_step"] * (t["num_steps"] - t["warmup_steps"])))
+def _total(pooled: Sequence[Sequence[Record]], count: Callable[[Record], int | None]) -> int | None:
+    """What the runs of a seed counted together, in the mean over seeds; None where one does not say."""
+    each = [count(one) for runs in pooled for one in runs]
+    known = [number for number in each if number is not None]
+    return round(sum(known) / len(pooled)) if len(known) == len(each) else None
 
 
 def _overall(tasks: Mapping[str, Any], methods: Sequence[Method]) -> dict[str, Any]:
