@@ -55,6 +55,7 @@ family = "oracle"
 """
 
 
+CAPPED = "learned budgets", "best price, then stop"
 DOLLARS = {"episodes": 40, "budget_measure": "dollars", "budgets": [0.5]}
 """Budgets that are none where calls are counted."""
 
@@ -615,8 +616,8 @@ def test_what_the_page_says_of_all_runs_is_in_its_numbers() -> None:
     )
     kept = [one["success_ratio"] for task in prices for one in task]
     assert f"the test {sum(share >= 0.99 for share in kept)} of them keep 99 %" in text
-    assert sum(share < 0.99 for share in kept) == 8
-    assert f"the other eight from {100 * min(kept):.1f} % on" in text
+    assert sum(share < 0.99 for share in kept) == 6
+    assert f"the other six from {100 * min(kept):.1f} % on" in text
     calls = [task["models"]["DEEPTHINK"]["calls"] for task in found.values()]
     assert f"DEEPTHINK needs {min(calls):.0f} to {max(calls):.0f} calls" in text
     means = [sum(one["success_ratio"] for one in task) / len(task) for task in prices]
@@ -626,4 +627,10 @@ def test_what_the_page_says_of_all_runs_is_in_its_numbers() -> None:
     assert (ten, whole, none) == (8 + 1, 19, 2)
     assert "10 calls are chosen in eight runs of go to and pick up and in one of open door" in text
     assert "what budgets learn without a limit in nineteen; in two runs none passes" in text
-    assert "was had in nine of thirty runs" in text
+    caps = [[one for task in found.values() for one in task["methods"][name]["at_99"]] for name in CAPPED]
+    caps = [[one["success_ratio"] for one in each if one and one["name"].split()[-1] in ("6", "10")] for each in caps]
+    assert [(len(each), sum(share >= 0.99 for share in each)) for each in caps] == [(9, 4), (10, 6)]
+    assert "passes in nine of thirty runs" in text
+    assert "in four of these it keeps 99 % on the test" in text
+    assert "one passes in ten, and keeps it in six" in text
+    assert max(one["calls_ratio"] for task in prices for one in task) == pytest.approx(0.38, abs=0.005)

@@ -150,10 +150,10 @@ def _steps_to_90(family: str, runs: Sequence[Record]) -> int | None:
 
 
 def _total(pooled: Sequence[Sequence[Record]], count: Callable[[Record], int | None]) -> int | None:
-    """What the runs of a seed counted together, in the mean over seeds; None where one does not say."""
-    each = [count(one) for runs in pooled for one in runs]
-    known = [number for number in each if number is not None]
-    return round(sum(known) / len(pooled)) if len(known) == len(each) else None
+    """What the runs of a seed counted together, in the mean over the seeds of which all runs say it."""
+    each = [[count(one) for one in runs] for runs in pooled]
+    known = [sum(number or 0 for number in runs) for runs in each if None not in runs]
+    return round(mean(known)) if known else None
 
 
 def _overall(tasks: Mapping[str, Any], methods: Sequence[Method]) -> dict[str, Any]:
