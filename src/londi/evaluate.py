@@ -132,7 +132,9 @@ def _known(run: Run) -> _Known:
     """Return what frontier.json has measured; raises `RunError` where nothing can be added to it."""
     old, path = run.measured(), run.path / "frontier.json"
     if old is None:
-        raise RunError(f"{path} holds no results of the Switchers that are there now: evaluate without --add")
+        raise RunError(
+            f"{path} holds no results of this version of londi for the Switchers that are there: evaluate without --add"
+        )
     if not same_selection(old, run.experiment):
         raise RunError(f"{path} is of other episodes, models or another task than config.toml: evaluate without --add")
     found = json.loads(path.read_text(encoding="utf-8"))

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA = 1
+SCHEMA = 2
+"""Of frontier.json. In the first, what DEEPTHINK takes alone was with what QUICK takes beside it."""
 LEARNED = ("budget", "price")
 FAMILIES = (
     *("budget", "price", "capped", "myopic", "router", "sac", "ppo"),

@@ -14,10 +14,8 @@ from typing import Any
 
 from londi.episode import Episode
 from londi.errors import MissingExtraError, RunError
+from londi.frontier import SCHEMA
 from londi.labels import Labels
-
-SCHEMA = 1
-"""Schema of frontier.json that these figures read."""
 
 INK, MUTED, FAINT, PAPER = "#1c1f23", "#5b6470", "#d5d9de", "#ffffff"
 BLUE, GREEN, OCHRE, GREY, VERMILION, PURPLE = "#0072b2", "#007a5e", "#a86b00", "#767c85", "#c44e00", "#a3487f"

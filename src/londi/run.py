@@ -19,6 +19,7 @@ from londi.config import Experiment
 from londi.encoders.text import FEATURES
 from londi.errors import CheckpointError, ConfigError, RunError
 from londi.files import replacing, sync_folder, write_text, writing
+from londi.frontier import SCHEMA as MEASURED_SCHEMA
 
 if TYPE_CHECKING:
     from londi.switchers.network import NetworkSwitcher
@@ -167,8 +168,9 @@ class Run:
         """The experiment as which frontier.json was measured, with the policies that are here now; None where there is
         no frontier.json, or one of other policies or of an earlier version of londi."""
         try:
-            found = json.loads((self.path / "frontier.json").read_text(encoding="utf-8"))["measured"]
-            same = found["policies"] == self.fingerprints()
+            data = json.loads((self.path / "frontier.json").read_text(encoding="utf-8"))
+            found = data["measured"]
+            same = data["schema"] == MEASURED_SCHEMA and found["policies"] == self.fingerprints()
             return config.parse(tomllib.loads(found["config"])) if same else None
         except (FileNotFoundError, ValueError, KeyError, TypeError, ConfigError):
             return None

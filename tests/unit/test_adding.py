@@ -166,9 +166,10 @@ def test_what_can_not_be_added_to(trained: Run, capsys: pytest.CaptureFixture[st
     path = trained.path / "frontier.json"
     whole = json.loads(path.read_text())
     other = whole | {"measured": whole["measured"] | {"policies": {"budget": "0", "price": "0"}}}
-    for text in (json.dumps(whole)[:100], json.dumps(whole | {"measured": 1}), json.dumps(other)):
+    older = whole | {"schema": frontier.SCHEMA - 1}
+    for text in (json.dumps(whole)[:100], *map(json.dumps, (whole | {"measured": 1}, other, older))):
         path.write_text(text)
-        with pytest.raises(RunError, match="holds no results of the Switchers that are there now"):
+        with pytest.raises(RunError, match="holds no results of this version"):
             evaluate(run, add=True)
     path.unlink()
     with pytest.raises(RunError, match="holds no results"):

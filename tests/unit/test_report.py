@@ -13,6 +13,7 @@ pytest.importorskip("matplotlib")
 
 from londi.episode import Episode, Reply, Step, write_episodes
 from londi.errors import MissingExtraError, RunError
+from londi.frontier import SCHEMA
 from londi.plots import calls_figure, frontier_figure, headline, learning_figure, percent, save_frontier
 from londi.report import figure_svg, write_report
 from londi.usage import Usage
@@ -74,7 +75,7 @@ def make_frontier() -> dict[str, Any]:
         }
 
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "londi": "0.1.0",
         "experiment": "test <experiment>",
         "env": "londi/Test-v0",
@@ -218,11 +219,11 @@ def test_missing_file_names_the_fix(run: Path, name: str, fix: str) -> None:
 
 
 def test_other_schema_is_refused(run: Path) -> None:
-    frontier = {**make_frontier(), "schema": 2}
+    frontier = {**make_frontier(), "schema": 1}
     (run / "frontier.json").write_text(json.dumps(frontier), encoding="utf-8")
-    with pytest.raises(RunError, match=r"schema 2.*reads 1"):
+    with pytest.raises(RunError, match=r"schema 1.*reads 2"):
         write_report(run)
-    with pytest.raises(RunError, match="schema 2"):
+    with pytest.raises(RunError, match="schema 1"):
         frontier_figure(frontier)
 
 

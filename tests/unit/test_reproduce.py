@@ -89,7 +89,8 @@ def finish(job: Job, rows: list[dict[str, Any]], alone: tuple[float, float] = (0
     steps = job.experiment.train.num_steps
     measured = {"config": config.dump(job.experiment), "policies": Run.open(job.folder).fingerprints()}
     data = {"policies": rows, "selection": rows, "env_steps": steps, "episodes": 40, "measured": measured}
-    (job.folder / "frontier.json").write_text(json.dumps(data | {"training_calls": steps // 2}))
+    data |= {"schema": frontier.SCHEMA, "training_calls": steps // 2}
+    (job.folder / "frontier.json").write_text(json.dumps(data))
     learners = {name: {"optimiser": {"state": {0: {"step": 70.0}}}} for name in job.experiment.train.learners}
     save_checkpoint(job.folder / "checkpoints" / "last.pt", {"seconds": 3.0, "done": True, "learners": learners})
 
@@ -201,6 +202,12 @@ def test_a_line_names_the_other_method_that_takes_the_fewest_calls(table: reprod
     fill(table, tmp_path)
     lines = published.markdown(results(table, tmp_path), "lines")
     assert "| 100.0 % (1 of 2 seeds) | 20.0 % (1 of 2 seeds) | 100.0 % | 50.0 % (SAC) |" in "\n".join(lines)
+    dear, cheap, cheapest = ({"success_ratio": 1.0, "calls_ratio": calls} for calls in (0.6, 0.5, 0.1))
+    choices: dict[str, list[dict[str, float] | None]]
+    choices = {"dear": [dear, dear], "cheap": [cheap, cheap], "in one seed": [None, cheapest], "never": [None, None]}
+    assert published._cheapest(choices, 2) == ["100.0 %", "50.0 % (cheap)"]
+    assert published._cheapest(choices, 1) == ["100.0 % (1 of 2 seeds)", "10.0 % (1 of 2 seeds) (in one seed)"]
+    assert published._cheapest({"never": [None, None]}, 1) == ["-", "-"]
 
 
 def test_where_deepthink_solves_nothing_there_is_no_interval(table: reproduce.Table, tmp_path: Path) -> None:
@@ -532,6 +539,7 @@ def test_where_printed_numbers_differ() -> None:
         ("episodes = 40", "episodes = 40\nrandom_rates = []", "measures nothing for method 'random'"),
         ('family = "price"', 'family = "myopic"', "measures nothing for method 'prices': name what learns it"),
         ('family = "price"', 'family = "capped"', "measures nothing for method 'prices'"),
+        ('learners = ["sac"], price = 0.1', "price = 0.1", "measures nothing for method 'SAC'"),
         ('family = "price"', 'family = "price"\nonly = "prize"', "measures nothing for method 'prices'"),
         ("[[methods]]", '[[tasks]]\nname = "key-and door"\nexperiment = "KEYDOOR"\n[[methods]]', "key-and-door-0"),
     ],
@@ -541,6 +549,12 @@ def test_tables_that_can_not_be(tmp_path: Path, old: str, new: str, said: str) -
     path.write_text(TEXT.replace(old, new, 1).replace("KEYDOOR", str(ROOT / "experiments" / "keydoor.toml")))
     with pytest.raises(ConfigError, match=said):
         reproduce.jobs(reproduce.load_table(path), tmp_path)
+
+
+def test_what_a_price_under_budgets_may_be_called(table: reproduce.Table) -> None:
+    experiment = table.experiment(table.tasks[0], {"evaluate": {"capped": True}})
+    found = [reproduce._has(experiment, reproduce.Method("x", "capped", only)) for only in ("", "price 0.1", "x")]
+    assert found == [True, True, False]
 
 
 def test_the_command_refuses_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -209,8 +209,8 @@ def _check(table: Table, every: Sequence[Job]) -> None:
     for method in table.methods:
         kinds = {f"{method.name} {i}" for i in range(len(method.runs))} or {""}
         for task in table.tasks:
-            own = (job.experiment for job in every if job.task == task.name and job.method in kinds)
-            if not any(_has(experiment, method) for experiment in own):
+            own = [_has(job.experiment, method) for job in every if job.task == task.name and job.method in kinds]
+            if not (all(own) if method.runs else any(own)):  # of common runs only the first seed's measures rules
                 raise ConfigError(
                     f"{table.path}: task '{task.name}' measures nothing for method '{method.name}': name what learns "
                     "it in train.learners, or its settings in evaluate"
@@ -223,7 +223,9 @@ def _has(experiment: Experiment, method: Method) -> bool:
     measured = [*learned_policies(experiment), *baselines(experiment)]
     measured += capped_policies(experiment, 0.0) if capped else []
     own = [p.name for p in measured if p.kind == method.family and p.name not in method.without]
-    return any(method.family == "capped" or name.startswith(method.only) for name in own)
+    if method.family == "capped":  # which price it will be is not known yet
+        return bool(own) and (method.only.startswith("price ") or "price ".startswith(method.only))
+    return any(name.startswith(method.only) for name in own)
 
 
 def _sources(table: Table, folder: Path) -> dict[tuple[str, int], Job]:

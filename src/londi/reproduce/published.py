@@ -63,16 +63,18 @@ def _one_table(tasks: Mapping[str, Any]) -> list[str]:
         chosen = found["methods"][methods[0]]["at_99"]
         cells = [task, *(f"{100 * found['models'][name]['success']:.1f} %" for name in ("QUICK", "DEEPTHINK"))]
         cells += [_kept(chosen, key) for key in ("success_ratio", "calls_ratio")]
-        cells += _cheapest({name: found["methods"][name]["at_99"] for name in methods[1:] if "oracle" not in name})
+        others = {name: found["methods"][name]["at_99"] for name in methods[1:] if "oracle" not in name}
+        cells += _cheapest(others, max(1, sum(map(bool, chosen))))
         cells += [_spread(found["methods"][name]["hypervolume"]) for name in methods]
         lines.append(f"| {' | '.join(cells)} | {sum(m['violations'] for m in found['methods'].values())} |")
     return [*lines, ""]
 
 
-def _cheapest(choices: Mapping[str, Sequence[Mapping[str, Any] | None]]) -> list[str]:
+def _cheapest(choices: Mapping[str, Sequence[Mapping[str, Any] | None]], seeds: int) -> list[str]:
     """What the method keeps, and with how many calls, whose choices take the fewest in the mean, of those that have one
-    in every seed."""
-    calls = {name: mean(c["calls_ratio"] for c in each if c) for name, each in choices.items() if all(each)}
+    in so many seeds."""
+    few = {name: [choice for choice in each if choice] for name, each in choices.items()}
+    calls = {name: mean(one["calls_ratio"] for one in each) for name, each in few.items() if len(each) >= seeds}
     if not calls:
         return ["-", "-"]
     best = min(calls, key=lambda name: calls[name])

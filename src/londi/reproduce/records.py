@@ -19,7 +19,7 @@ from londi.policies import same_training
 from londi.run import Run, load_checkpoint
 from londi.where import count_calls, counted
 
-SCHEMA = 1
+SCHEMA = 2
 Record = dict[str, Any]
 _MEASURED = ("env_steps", "commit", "policies", "selection")
 _MORE = ("curve", "training_calls")

@@ -197,7 +197,7 @@ def _better(own: protocol.Scores, other: protocol.Scores, enough: bool) -> dict[
 def differences(printed: Any, now: Any, tolerance: float, where: str = "") -> list[str]:
     """Return in which places two results differ by more than the tolerance; times and versions are not compared."""
     if isinstance(printed, Mapping) and isinstance(now, Mapping):
-        keys = [key for key in {**printed, **now} if key not in ("seconds", "made")]
+        keys = [key for key in {**printed, **now} if key not in ("seconds", "seconds_ratio", "made")]
         pairs = ((key, printed.get(key), now.get(key)) for key in keys)
         return [line for key, a, b in pairs for line in differences(a, b, tolerance, f"{where}/{key}")]
     if isinstance(printed, list) and isinstance(now, list) and len(printed) == len(now):
