@@ -520,6 +520,9 @@ def test_switchers_that_are_nowhere(table: reproduce.Table, tmp_path: Path, old:
 def test_where_printed_numbers_differ() -> None:
     printed = {"a": [1.0, None], "b": {"c": 2, "seconds": 1}, "name": "x"}
     assert differences(printed, {**printed, "b": {"c": 2, "seconds": 9}}, 1e-9) == []
+    timed = {"at_99": [{"seconds_ratio": 0.5, "tokens_ratio": 0.5}]}
+    other = {"at_99": [{"seconds_ratio": 0.6, "tokens_ratio": 0.6}]}
+    assert differences(timed, other, 1e-9) == ["/at_99/0/tokens_ratio: printed 0.5, found 0.6"]
     assert differences(printed, {**printed, "a": [1.0005, None]}, 1e-3) == []
     assert differences(printed, {**printed, "a": [1.1, None]}, 1e-3) == ["/a/0: printed 1.0, found 1.1"]
     assert differences(printed, {**printed, "a": [1.0, 0.5]}, 9.0) == ["/a/1: printed None, found 0.5"]
@@ -657,3 +660,26 @@ def test_what_the_page_says_of_all_runs_is_in_its_numbers() -> None:
     assert "in four of these it keeps 99 % on the test" in text
     assert "one passes in ten, and keeps it in six" in text
     assert max(one["calls_ratio"] for task in prices for one in task) == pytest.approx(0.38, abs=0.005)
+    assert min(one["tokens_ratio"] for task in prices for one in task) > 1, (
+        "together they read more than DEEPTHINK alone"
+    )
+
+
+def test_what_the_page_says_of_the_parts_is_in_its_numbers() -> None:
+    found = json.loads((ROOT / "experiments" / "tables" / "ablations.json").read_text())
+    text = " ".join((ROOT / "docs" / "results.md").read_text().split())
+    area = {
+        name: sum(method["hypervolume"]) / len(method["hypervolume"])
+        for name, method in found["tasks"]["open door"]["methods"].items()
+    }
+    for said, name, own in (
+        ("not to read the text (.{} of area", "no text (`reader = 0`)", "prices"),
+        ("that sees no text (.{})", "a second reader without text (`textless = true`)", "prices"),
+        ("no transitions of three steps (.{})", "one step a transition (`n_step = 1`)", "prices"),
+        ("nothing of QUICK's decision (.{})", "nothing of QUICK's decision (`quick = false`)", "prices"),
+        ("not to relabel them (.{})", "budgets not relabelled (`relabel = false`)", "budgets"),
+    ):
+        lost = area[f"{own} as they are"] - area[name]
+        assert said.format(f"{lost:.2f}".removeprefix("0.")) in text
+        better = found["overall"][name]["better"][f"{own} as they are"]["gain"]["all"]
+        assert better == 1, "in all pairs of runs"
