@@ -3,11 +3,11 @@
     python docs/gpu.py --out docs/gpu.json      # on a machine with a GPU and about 40 GB of its memory; minutes
     python docs/gpu.py --write docs/gpu.json    # the table, into docs/models.md
 
-With `--thought 64` DEEPTHINK also writes so many tokens first, which takes about half an hour.
+DEEPTHINK scores the actions, and then, with one episode at a time, writes as many tokens first as `--thought` says.
 
 The models have the shapes of Qwen3-0.6B and Qwen3-8B and random weights, which nothing need be downloaded for: what a
-decision takes does not depend on what the weights are. They play BabyAI-Text, 64 episodes at a time, and score the
-actions. Everything runs through londi's own backend and rollout.
+decision takes does not depend on what the weights are. They play BabyAI-Text, one episode at a time and 64 in step.
+Everything runs through londi's own backend and rollout.
 """
 
 from __future__ import annotations
@@ -16,10 +16,14 @@ import argparse
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from londi import Agent
 
 HERE = Path(__file__).parent
 PAGE = HERE / "models.md"
@@ -31,6 +35,7 @@ QWEN3 = {
 TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
 RATES = (0.05, 0.1, 0.2, 0.35, 0.5)
 STEPS = 12
+ROUNDS = 3
 ALONE = "QUICK", "DEEPTHINK"
 """Policies that never call and always do: their difference is what DEEPTHINK takes alone."""
 
@@ -67,61 +72,77 @@ def make(folder: Path, shape: dict[str, int], device: str, seed: int) -> None:
         torch.cuda.empty_cache()
 
 
-def measure(folders: Sequence[Path], device: str, thought: int, episodes: int) -> dict[str, Any]:
-    """Play episodes of `STEPS` steps; return device seconds, joules and tokens a step of each policy."""
+def measure(folders: Sequence[Path], device: str, thought: int, episodes: Mapping[int, int]) -> dict[str, Any]:
+    """Play episodes of `STEPS` steps; return device seconds, joules and tokens a step of each policy.
+
+    `episodes` says how many are played with so many at a time. Each policy plays them `ROUNDS` times, in turn with the
+    others; what a step takes is the median of the rounds.
+    """
     import torch
 
-    from londi import Agent, Always, Assignment, Never, RandomRate, Switcher, TextEncoder, envs, lms, rollout
+    from londi import Agent, Always, Never, RandomRate, Switcher, TextEncoder, lms
     from londi.config import ModelConfig
 
     quick_config, deep_config = (
         ModelConfig(str(folder), mode="score", device=device, dtype="auto") for folder in folders
     )
+    modes = {"scores the actions": deep_config}
+    if thought:
+        modes[f"writes {thought} tokens"] = replace(deep_config, mode="generate", max_new_tokens=thought)
+    policies: dict[str, Switcher] = {
+        "QUICK": Never(),
+        **{f"{rate:.0%}": RandomRate(rate) for rate in RATES},
+        "DEEPTHINK": Always(),
+    }
     quick = lms.load(quick_config)
     deepthink: lms.LanguageModel | None = None
     rows: list[dict[str, Any]] = []
-    modes = {"scores the actions": deep_config}
-    if thought:
-        modes[f"writes {thought} tokens first"] = replace(deep_config, mode="generate", max_new_tokens=thought)
     for mode, config in modes.items():
         deepthink = lms.load(config, deepthink)
-        made = [envs.make("londi/BabyAI-GoTo-v0", max_steps=STEPS) for _ in range(64)]
-        policies: dict[str, Switcher] = {
-            "QUICK": Never(),
-            **{f"{rate:.0%}": RandomRate(rate) for rate in RATES},
-            "DEEPTHINK": Always(),
-        }
-        for name, switcher in {"warm-up": RandomRate(0.5), **policies}.items():
-            agent = Agent(quick, deepthink, TextEncoder(), switcher)
-            count = 64 if name == "warm-up" else episodes
-            played = [episode for episode, _ in rollout(made, agent, [Assignment(seed) for seed in range(count)])]
-            steps = sum(len(episode.steps) for episode in played)
-            usages = [episode.usage for episode in played]
-            row = {"mode": mode, "policy": name, "calls": sum(e.num_calls for e in played) / steps}
-            for key in ("device_seconds", "joules", "seconds", "tokens", "flops"):
-                row[key] = sum(getattr(usage, key) for usage in usages) / steps
-            if name != "warm-up":
-                rows.append(row)
-                print(json.dumps(row), flush=True)
+        for together, count in episodes.items():
+            if config.mode == "generate" and together > 1:
+                continue
+            agents = {name: Agent(quick, deepthink, TextEncoder(), switcher) for name, switcher in policies.items()}
+            play(Agent(quick, deepthink, TextEncoder(), RandomRate(0.5)), together, together)
+            rounds = [{name: play(agent, together, count) for name, agent in agents.items()} for _ in range(ROUNDS)]
+            for name in policies:
+                found = {key: median(one[name][key] for one in rounds) for key in rounds[0][name]}
+                rows.append({"mode": mode, "together": together, "policy": name, **found})
+                print(json.dumps(rows[-1]), flush=True)
     gpu = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    return {"gpu": gpu, "torch": torch.__version__, "episodes": episodes, "rows": rows}
+    return {"gpu": gpu, "torch": torch.__version__, "rounds": ROUNDS, "rows": rows}
+
+
+def play(agent: Agent, together: int, count: int) -> dict[str, float]:
+    """Play so many episodes and return what a step takes, and the share of steps that call."""
+    from londi import Assignment, envs, rollout
+
+    made = [envs.make("londi/BabyAI-GoTo-v0", max_steps=STEPS) for _ in range(together)]
+    played = [episode for episode, _ in rollout(made, agent, [Assignment(seed) for seed in range(count)])]
+    steps = sum(len(episode.steps) for episode in played)
+    row = {"calls": sum(episode.num_calls for episode in played) / steps}
+    for key in ("device_seconds", "joules", "seconds", "tokens", "flops"):
+        row[key] = sum(getattr(episode.usage, key) for episode in played) / steps
+    return row
 
 
 def table(found: dict[str, Any]) -> list[str]:
     """Return the lines of the table."""
     lines = [
-        f"Measured on one {found['gpu']}, torch {found['torch']}, 64 episodes at a time, bfloat16.",
+        f"Measured on one {found['gpu']}, torch {found['torch']}, bfloat16; medians of {found['rounds']} rounds.",
         "",
-        "| DEEPTHINK | calls | GPU ms a step | joules a step | GPU time, of DEEPTHINK's alone | energy |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| DEEPTHINK | episodes at a time | calls | GPU ms a step | joules a step | GPU time, of DEEPTHINK's alone "
+        "| energy |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
+    alone = {(row["mode"], row["together"], row["policy"]): row for row in found["rows"] if row["policy"] in ALONE}
     for row in found["rows"]:
-        quick, both = (next(r for r in found["rows"] if r["mode"] == row["mode"] and r["policy"] == p) for p in ALONE)
-        alone = {key: both[key] - quick[key] for key in ("device_seconds", "joules")}
-        shares = [f"{100 * row[key] / alone[key]:.0f} %" if alone[key] > 0 else "-" for key in alone]
+        quick, both = (alone[row["mode"], row["together"], policy] for policy in ALONE)
+        deep = {key: both[key] - quick[key] for key in ("device_seconds", "joules")}
+        shares = [f"{100 * row[key] / deep[key]:.0f} %" if deep[key] > 0 else "-" for key in deep]
         took = [f"{1000 * row['device_seconds']:.2f}", f"{row['joules']:.2f}"]
         rate = f"{100 * row['calls']:.0f} %"
-        lines.append(f"| {' | '.join([row['mode'], rate, *took, *shares])} |")
+        lines.append(f"| {' | '.join([row['mode'], str(row['together']), rate, *took, *shares])} |")
     return lines
 
 
@@ -131,8 +152,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--write", type=Path)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--thought", type=int, default=0)
-    parser.add_argument("--episodes", type=int, default=256)
+    parser.add_argument("--thought", type=int, default=32)
+    parser.add_argument("--episodes", type=int, nargs=2, default=(8, 128), help="with one at a time and with 64")
     parser.add_argument("--tiny", action="store_true", help="two very small models, to try the script without a GPU")
     given = parser.parse_args()
     if given.write:
@@ -145,7 +166,7 @@ def main() -> None:
         folders = [Path(place) / name for name in QWEN3]
         for seed, (folder, shape) in enumerate(zip(folders, QWEN3.values(), strict=True)):
             make(folder, TINY if given.tiny else shape, given.device, seed)
-        found = measure(folders, given.device, given.thought, given.episodes)
+        found = measure(folders, given.device, given.thought, dict(zip((1, 64), given.episodes, strict=True)))
     if given.out:
         given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print("\n".join(table(found)))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from londi import frontier
+from londi import choosing, frontier
 from londi.config import Experiment, dump
 from londi.episode import Episode, lines_of, read_episodes
 from londi.errors import RunError
@@ -112,7 +112,7 @@ def evaluate(run: Run, progress: PlayProgress = lambda played, added: None, *, a
     with playing(run, progress) as plays:
         selection = _selection(plays, [*(policy for policy in rules if policy.kind != "oracle"), *learned], known)
         shown = _shown(selection, learned)
-        capped = capped_policies(run.experiment, frontier.best_price(selection)) if _capped(run.experiment) else []
+        capped = capped_policies(run.experiment, choosing.best_price(selection)) if _capped(run.experiment) else []
         selection += _selection(plays, capped, known, selection)
         curve = _curve(plays, known)
         test, kept = _test(plays, [*rules, *learned, *capped], known, shown)
@@ -155,7 +155,7 @@ def _selection(
         rows = {row["name"]: row for row in plays.select(new, [*others, *had.values()])}
         found = [had.get(p.name) or rows[p.name] for p in policies]
         short = {name for name, row in had.items() if row["episodes"] < e.selection_limit}
-        again = short & frontier.in_doubt([*others, *found], 0.99) if short else short
+        again = short & choosing.in_doubt([*others, *found], 0.99) if short else short
         if not again:
             return found
         plays.progress(0, (len(new) + len(again)) * e.selection_episodes)
@@ -212,7 +212,7 @@ def _stored(run: Run, file: str) -> str | None:
 
 def _shown(selection: list[dict[str, Any]], learned: Sequence[Policy]) -> str:
     """The name of the policy whose episodes are stored: what keeps 99 %, else 95 %, else what succeeds most."""
-    chosen = frontier.choose(selection, 0.99) or frontier.choose(selection, 0.95)
+    chosen = choosing.choose(selection, 0.99) or choosing.choose(selection, 0.95)
     if chosen is None:
         own = [policy.name for policy in learned if policy.kind in frontier.LEARNED] or [p.name for p in learned]
         chosen = max((frontier.find(selection, name) for name in own), key=lambda row: row["success"]["mean"])
@@ -229,7 +229,7 @@ def _frontier(
     from importlib.metadata import version
 
     e = run.experiment.evaluate
-    choices = {key: frontier.choice(selection, test, level) for key, level in (("at_99", 0.99), ("at_95", 0.95))}
+    choices = {key: choosing.choice(selection, test, level) for key, level in (("at_99", 0.99), ("at_95", 0.95))}
     return {
         "schema": frontier.SCHEMA,
         "londi": version("londi"),

@@ -15,7 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from londi import frontier, lms
+from londi import choosing, frontier, lms
 from londi.agent import Agent, OracleAgent
 from londi.envs.base import TextEnv
 from londi.envs.recall import Memory, RecallingEnv
@@ -210,7 +210,7 @@ class Plays:
         e = self.run.experiment.evaluate
         outcomes, _ = self.play("selection", range(e.selection_episodes), policies)
         while True:
-            doubt = frontier.in_doubt([*known, *rows_of(policies, outcomes)], 0.99)
+            doubt = choosing.in_doubt([*known, *rows_of(policies, outcomes)], 0.99)
             played = {p: len(outcomes[p.name]) for p in policies if p.name in doubt}
             start = min(played.values(), default=e.selection_limit)
             if start >= e.selection_limit:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from londi import config, frontier
+from londi import choosing, config, frontier
 from londi.cli import main
 from londi.config import dump
 from londi.episode import read_episodes
@@ -113,7 +113,7 @@ def test_a_race_goes_on_with_what_was_measured(trained: Run, played: list[str]) 
     assert frontier.find(before["selection"], "DEEPTHINK")["episodes"] == 5, "nothing was in doubt"
     added = evaluate(measured_by(trained, FEW | wide | {"random_rates": (0.8,)}), add=True)
     selection = {row["name"]: row["episodes"] for row in added["selection"]}
-    doubt = frontier.in_doubt(added["selection"], 0.99)
+    doubt = choosing.in_doubt(added["selection"], 0.99)
     assert "DEEPTHINK" in doubt
     assert all(selection[name] == 15 for name in doubt), "what is in doubt has played to the limit"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from londi import frontier
+from londi import choosing, frontier
 from londi.episode import Episode, Reply, Step
 from londi.frontier import Outcome
 from londi.plays import _outcome
@@ -178,8 +178,8 @@ def test_steps_to_a_share_of_the_final_hypervolume() -> None:
 
 def test_the_best_price() -> None:
     rows = [{**row(f"price {c}", "price", calls, s), "value": c} for c, calls, s in ((0.1, 4, 0.6), (0.01, 6, 0.7))]
-    assert frontier.best_price([*PAIR, *rows]) == 0.01, "none keeps 99 %: the one that keeps most"
-    assert frontier.best_price([*PAIR, *rows, {**row("price 1", "price", 7, 0.8), "value": 1.0}]) == 1.0
+    assert choosing.best_price([*PAIR, *rows]) == 0.01, "none keeps 99 %: the one that keeps most"
+    assert choosing.best_price([*PAIR, *rows, {**row("price 1", "price", 7, 0.8), "value": 1.0}]) == 1.0
 
 
 def test_cpt_is_the_cheapest_measured_point() -> None:
@@ -211,10 +211,10 @@ def test_without_a_gap_what_measures_it_is_none() -> None:
 
 
 def test_choose_takes_the_cheapest_that_fits() -> None:
-    chosen = frontier.choose(TABLE, 0.99)
+    chosen = choosing.choose(TABLE, 0.99)
     assert chosen is not None
     assert chosen["name"] == "budget 5"
-    chosen = frontier.choose(TABLE, 0.75)
+    chosen = choosing.choose(TABLE, 0.75)
     assert chosen is not None
     assert chosen["name"] == "budget 2"
 
@@ -222,7 +222,7 @@ def test_choose_takes_the_cheapest_that_fits() -> None:
 def test_choose_wants_a_margin_of_one_standard_error() -> None:
     lucky = row("budget 4", "budget", 4, 0.80) | {"success": {"mean": 0.80, "low": 0.76, "high": 0.84}}
     safe = row("price 0.1", "price", 6, 0.83) | {"success": {"mean": 0.83, "low": 0.79, "high": 0.87}}
-    chosen = frontier.choose([*PAIR, lucky, safe], 0.99)  # .80 - .0204 < .792 <= .83 - .0204
+    chosen = choosing.choose([*PAIR, lucky, safe], 0.99)  # .80 - .0204 < .792 <= .83 - .0204
     assert chosen is not None
     assert chosen["name"] == "price 0.1"
 
@@ -234,7 +234,7 @@ def test_more_episodes_are_for_what_may_be_chosen_or_not() -> None:
             | {"success": {"mean": mean, "low": mean - 0.0392, "high": mean + 0.0392}}
             for kind, calls, mean in successes  # one standard error is .02
         ]
-        return frontier.in_doubt([*PAIR, *rows], 0.99)  # .792
+        return choosing.in_doubt([*PAIR, *rows], 0.99)  # .792
 
     assert doubt(("price", 2, 0.751), ("price", 5, 0.833)) == frozenset(), "one fails, the other passes"
     assert doubt(("price", 2, 0.753), ("price", 5, 0.833)) == {"price 2", "DEEPTHINK"}
@@ -246,20 +246,20 @@ def test_more_episodes_are_for_what_may_be_chosen_or_not() -> None:
 def test_choose_takes_learned_policies_only() -> None:
     table = [*TABLE, row("entropy 1", "entropy", 1, 0.9), row("random 0.1", "random", 1, 0.9)]
     table.append(row("disagreement oracle", "oracle", 1, 0.9))
-    chosen = frontier.choose(table, 0.99)
+    chosen = choosing.choose(table, 0.99)
     assert chosen is not None
     assert chosen["kind"] in frontier.LEARNED
 
 
 def test_choose_finds_none_where_none_fits() -> None:
-    assert frontier.choose([*PAIR, BUDGETS[0]], 0.95) is None
-    assert frontier.choice([*PAIR, BUDGETS[0]], TABLE, 0.95) is None
+    assert choosing.choose([*PAIR, BUDGETS[0]], 0.95) is None
+    assert choosing.choice([*PAIR, BUDGETS[0]], TABLE, 0.95) is None
 
 
 def test_a_choice_is_made_on_selection_and_measured_on_test() -> None:
     test = [row("QUICK", "model", 0, 0.3), row("DEEPTHINK", "model", 8, 0.9, flops=200)]
     test += [row("budget 2", "budget", 1, 0.9), row("budget 5", "budget", 4, 0.72, flops=50)]
-    found = frontier.choice(TABLE, test, 0.99)
+    found = choosing.choice(TABLE, test, 0.99)
     assert found is not None
     assert found["name"] == "budget 5"  # on test seeds budget 2 is better; that must not matter
     assert found["success_ratio"] == pytest.approx(0.8)
@@ -271,7 +271,7 @@ def test_a_choice_is_made_on_selection_and_measured_on_test() -> None:
 
 def test_models_that_report_no_flops_have_no_share_of_them() -> None:
     table = [r | {"flops": 0.0} for r in TABLE]
-    found = frontier.choice(table, table, 0.99)
+    found = choosing.choice(table, table, 0.99)
     assert found is not None
     assert found["flops_ratio"] is None
     assert frontier.metrics(table, {"at_99": found, "at_95": None})["saved_flops_at_99"] is None
@@ -279,7 +279,7 @@ def test_models_that_report_no_flops_have_no_share_of_them() -> None:
 
 def test_metrics_put_it_together() -> None:
     table = [*PAIR, *(r | {"violations": 1} for r in BUDGETS[:3])]
-    choices = {"at_99": frontier.choice(table, table, 0.99), "at_95": None}
+    choices = {"at_99": choosing.choice(table, table, 0.99), "at_95": None}
     found = frontier.metrics(table, choices)
     assert found["hypervolume"]["budget"] == pytest.approx(0.825)
     assert found["hypervolume"]["price"] is None
@@ -308,7 +308,7 @@ def test_find_returns_the_row_of_that_name() -> None:
 
 def test_dollars_and_tokens_have_shares_of_their_own() -> None:
     test = [r | {"tokens": 10.0 * (1 + r["calls"]["mean"]), "dollars": 0.25 * r["calls"]["mean"]} for r in TABLE]
-    found = frontier.choice(test, test, 0.99)
+    found = choosing.choice(test, test, 0.99)
     assert found is not None
     calls = found["test"]["calls"]["mean"], frontier.find(test, "DEEPTHINK")["calls"]["mean"]
     assert found["dollars_ratio"] == pytest.approx(calls[0] / calls[1])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from londi import config, frontier
+from londi import choosing, config, frontier
 from londi.config import EnvConfig, dump
 from londi.encoders import Features
 from londi.episode import read_episodes
@@ -376,7 +376,7 @@ def test_what_is_in_doubt_plays_on_until_it_is_clear(monkeypatch: pytest.MonkeyP
         "price 4": 40,
     }
     assert sum(added for _, added in told) == 20 * 6
-    assert frontier.choose(rows, 0.99) == frontier.find(rows, "price 2")
+    assert choosing.choose(rows, 0.99) == frontier.find(rows, "price 2")
 
     played.clear()
     known = [row for row in rows if row["name"] == "DEEPTHINK"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from londi import frontier
+from londi import choosing, frontier
 from londi.config import EnvConfig, Experiment, ModelConfig, TrainConfig
 from londi.errors import RunError
 from londi.run import Run
@@ -31,7 +31,7 @@ def write(path: Path, seed: int, success: float, experiment: str = "x", steps: i
     """A run whose budget 2 has this success, DEEPTHINK having .8."""
     table = [row("QUICK", "model", 0, 0.4), row("DEEPTHINK", "model", 10, 0.8)]
     table += [row("disagreement oracle", "oracle", 3, 0.8), row("budget 2", "budget", 2, success)]
-    choices = {key: frontier.choice(table, table, level) for key, level in (("at_99", 0.99), ("at_95", 0.95))}
+    choices = {key: choosing.choice(table, table, level) for key, level in (("at_99", 0.99), ("at_95", 0.95))}
     data = {
         "schema": frontier.SCHEMA,
         "experiment": experiment,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from londi import frontier, protocol
+from londi import choosing, frontier, protocol
 from londi.jobs import Job
 from londi.reproduce import TRAINED, Method, Table
 from londi.reproduce.records import Record
@@ -95,7 +95,7 @@ def _method(method: Method, common: Sequence[Record], pooled: Sequence[Sequence[
             each[name].append(frontier.cpt(test, share, (family,)))
         each["steps_to_90"].append(_steps_to_90(family, runs))
         for level in KEPT:
-            found = frontier.choice(selection, test, level, (family,))
+            found = choosing.choice(selection, test, level, (family,))
             chosen[f"at_{round(100 * level)}"].append(_chosen(found, base) if found else (None, None))
         capped = [row for row in (*test, *selection) if row["kind"] in _CAPPED and row["value"] is not None]
         violations += sum(row["violations"] for row in capped)
