@@ -3,7 +3,8 @@
     python docs/gpu.py --out docs/gpu.json      # on a machine with a GPU and about 40 GB of its memory; minutes
     python docs/gpu.py --write docs/gpu.json    # the table, into docs/models.md
 
-DEEPTHINK scores the actions, and then, with one episode at a time, writes as many tokens first as `--thought` says.
+DEEPTHINK scores the actions. With `--thought 32` it is measured, one episode at a time, writing so many tokens, too:
+that takes a quarter of an hour more.
 
 The models have the shapes of Qwen3-0.6B and Qwen3-8B and random weights, which nothing need be downloaded for: what a
 decision takes does not depend on what the weights are. They play BabyAI-Text, one episode at a time and 64 in step.
@@ -152,7 +153,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--write", type=Path)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--thought", type=int, default=32)
+    parser.add_argument("--thought", type=int, default=0, help="tokens that DEEPTHINK writes in a second round")
     parser.add_argument("--episodes", type=int, nargs=2, default=(8, 128), help="with one at a time and with 64")
     parser.add_argument("--tiny", action="store_true", help="two very small models, to try the script without a GPU")
     given = parser.parse_args()

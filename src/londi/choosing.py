@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from londi.frontier import COSTS, LEARNED, find
+from londi.frontier import COSTS, LEARNED, find, has_shares
 
 
 def choose(
@@ -15,8 +15,10 @@ def choose(
     """Return the policy of these kinds with the fewest calls that keeps `level` of DEEPTHINK's success on these rows.
 
     It must keep it by one standard error: the cheapest of many policies that just pass has had luck on these seeds,
-    and falls short on others. None where no policy does.
+    and falls short on others. None where no policy does, or DEEPTHINK never succeeds or answers no call.
     """
+    if not has_shares(selection):
+        return None
     floor = level * find(selection, "DEEPTHINK")["success"]["mean"]
     fit = [row for row in selection if row["kind"] in kinds and _at_least(row, floor, 1)]
     return min(fit, key=lambda row: float(row["calls"]["mean"])) if fit else None
@@ -52,9 +54,14 @@ def choice(
     level: float,
     kinds: Sequence[str] = LEARNED,
 ) -> dict[str, Any] | None:
-    """Choose on selection seeds, measure on test seeds."""
+    """Choose on selection seeds, measure on test seeds.
+
+    The row on both, and `success_ratio`, `calls_ratio` and one of each of `frontier.COSTS` (None where DEEPTHINK
+    reports none): the policy's mean per episode on test seeds / DEEPTHINK's alone. None where no policy can be chosen
+    (see `choose`), or DEEPTHINK never succeeds or answers no call on test seeds.
+    """
     chosen = choose(selection, level, kinds)
-    if chosen is None:
+    if chosen is None or not has_shares(test):
         return None
     row, deep = find(test, chosen["name"]), find(test, "DEEPTHINK")
     return {
@@ -63,7 +70,7 @@ def choice(
         "value": row["value"],
         "selection": dict(chosen),
         "test": dict(row),
-        "success_ratio": row["success"]["mean"] / max(deep["success"]["mean"], 1e-9),
+        "success_ratio": row["success"]["mean"] / deep["success"]["mean"],
         "calls_ratio": row["calls"]["mean"] / deep["calls"]["mean"],
         **{f"{cost}_ratio": row[cost] / deep[cost] if deep.get(cost) else None for cost in COSTS},
     }

@@ -62,7 +62,13 @@ def wilson(successes: int, count: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def summarise(name: str, kind: str, value: float | None, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Return the row of a policy: means per episode over its outcomes."""
+    """Return the row of a policy: means per episode over its outcomes.
+
+    `calls` has their mean and their maximum over episodes, the most that one made; `call_share` is calls / steps over
+    all episodes together; `switches` how often the acting model changes from one step of an episode to the next;
+    `success` its share of episodes with a 95 % interval (`wilson`); `violations` the number of episodes over their
+    budget. All but the interval are ours.
+    """
     successes = sum(o.success for o in outcomes)
     low, high = wilson(successes, len(outcomes))
     calls, steps = [o.calls for o in outcomes], [o.steps for o in outcomes]
@@ -115,13 +121,22 @@ def family(rows: Sequence[Mapping[str, Any]], kind: str) -> list[Mapping[str, An
     return found
 
 
+def has_shares(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether DEEPTHINK, alone, answered calls and succeeded at all: without, there is nothing to be a share of."""
+    deep = find(rows, "DEEPTHINK")
+    return bool(deep["calls"]["mean"] > 0 and deep["success"]["mean"] > 0)
+
+
+def _measured(rows: Sequence[Mapping[str, Any]], kind: str) -> bool:
+    return has_shares(rows) and any(row["kind"] == kind for row in rows)
+
+
 def _points(rows: Sequence[Mapping[str, Any]], kind: str) -> list[tuple[float, float]]:
     """Return (calls, success) of a family and QUICK as shares of DEEPTHINK's, Pareto-optimal ones in order of calls."""
     deep, quick = find(rows, "DEEPTHINK"), find(rows, "QUICK")
-    chosen = [quick, *family(rows, kind)]
     points = sorted(
-        (row["calls"]["mean"] / deep["calls"]["mean"], -row["success"]["mean"] / max(deep["success"]["mean"], 1e-9))
-        for row in chosen
+        (row["calls"]["mean"] / deep["calls"]["mean"], -row["success"]["mean"] / deep["success"]["mean"])
+        for row in [quick, *family(rows, kind)]
     )
     front: list[tuple[float, float]] = []
     for calls, loss in points:
@@ -134,9 +149,10 @@ def hypervolume(rows: Sequence[Mapping[str, Any]], kind: str) -> float | None:
     """Area that a family dominates, against the reference (all of DEEPTHINK's calls, no success); in [0, 1] and over.
 
     Zitzler and Thiele 1999, in two dimensions: the sum over the Pareto points of success x the calls to the next.
-    1 would be DEEPTHINK's success at no call. None for a family that was not measured.
+    1 would be DEEPTHINK's success at no call. None for a family that was not measured, and, as are all metrics that are
+    shares of DEEPTHINK's, where it never succeeds or answers no call.
     """
-    if not any(row["kind"] == kind for row in rows):
+    if not _measured(rows, kind):
         return None
     front = _points(rows, kind)
     ends = [*(calls for calls, _ in front[1:]), 1.0]
@@ -148,16 +164,19 @@ def gain(rows: Sequence[Mapping[str, Any]], kind: str) -> float | None:
 
     (hypervolume - q) / (1 - q), where q is QUICK's success as a share of DEEPTHINK's: 0 for QUICK alone, 1 for
     DEEPTHINK's success at no call. None for a family that was not measured, and where q is above .95: there is no gap.
+    Ours, after the normalised scores of arXiv 2108.13264.
     """
     area = hypervolume(rows, kind)
-    quick = find(rows, "QUICK")["success"]["mean"] / max(find(rows, "DEEPTHINK")["success"]["mean"], 1e-9)
-    return None if area is None or quick > 0.95 else float((area - quick) / (1 - quick))
+    if area is None:
+        return None
+    quick = find(rows, "QUICK")["success"]["mean"] / find(rows, "DEEPTHINK")["success"]["mean"]
+    return None if quick > 0.95 else float((area - quick) / (1 - quick))
 
 
 def gaps(rows: Sequence[Mapping[str, Any]], kind: str) -> list[tuple[float, float]] | None:
     """Return (calls, share of the gap between QUICK and DEEPTHINK closed) along a family's Pareto points."""
     deep, quick = find(rows, "DEEPTHINK")["success"]["mean"], find(rows, "QUICK")["success"]["mean"]
-    if deep <= quick or not any(row["kind"] == kind for row in rows):
+    if deep <= quick or not _measured(rows, kind):
         return None
     return [(calls, (success * deep - quick) / (deep - quick)) for calls, success in _points(rows, kind)]
 
@@ -184,7 +203,7 @@ def aiq(rows: Sequence[Mapping[str, Any]], kind: str) -> float | None:
     as a share of DEEPTHINK's: what mixing its settings at random, episode by episode, would reach. None for a family
     that was not measured.
     """
-    if not any(row["kind"] == kind for row in rows):
+    if not _measured(rows, kind):
         return None
     hull = _hull(_points(rows, kind))
     return float(np.trapezoid([y for _, y in hull], [x for x, _ in hull]))
@@ -211,16 +230,16 @@ def regret(rows: Sequence[Mapping[str, Any]], kind: str) -> float | None:
 
     success(oracle) minus the family's hull at the oracle's calls (as for `aiq`: what mixing its two nearest settings
     would reach). Below 0 where the family is better: not every disagreement matters. None without an oracle or the
-    family.
+    family. Ours: simple regret, against a policy that no one can run.
     """
     oracles = [row for row in rows if row["kind"] == "oracle"]
-    if not oracles or not any(row["kind"] == kind for row in rows):
+    if not oracles or not _measured(rows, kind):
         return None
     deep = find(rows, "DEEPTHINK")
     calls = oracles[0]["calls"]["mean"] / deep["calls"]["mean"]
     x, y = zip(*_hull(_points(rows, kind)), strict=True)
     reached = np.interp(calls, x, y)
-    return float(oracles[0]["success"]["mean"] / max(deep["success"]["mean"], 1e-9) - reached)
+    return float(oracles[0]["success"]["mean"] / deep["success"]["mean"] - reached)
 
 
 def cpt(rows: Sequence[Mapping[str, Any]], share: float, kinds: Sequence[str] = LEARNED) -> float | None:
@@ -230,7 +249,11 @@ def cpt(rows: Sequence[Mapping[str, Any]], share: float, kinds: Sequence[str] = 
 
 
 def budget_use(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return what episodes spend of each budget in the mean, as a share of it; budgets above 0 only."""
+    """Return what episodes spend of each budget in the mean, as a share of it; budgets above 0 only.
+
+    mean over episodes of what the calls took / n, in the budget's measure (calls, tokens or another). 1 for a budget
+    that is always spent. Ours.
+    """
     finite = [row for row in rows if row["kind"] == "budget" and row["value"]]
     return {row["name"]: row.get("spent", row["calls"]["mean"]) / row["value"] for row in finite}
 
@@ -238,8 +261,11 @@ def budget_use(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def pays_off_after(
     training_calls: int | None, rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any] | None
 ) -> int | None:
-    """Return after how many episodes the choice has saved as many DEEPTHINK calls as training made; None where it saves
-    none, or where either is not known. Those of selection and test are not counted."""
+    """Return after how many episodes the choice has saved as many DEEPTHINK calls as training made.
+
+    The smallest whole number that is at least training's calls / (DEEPTHINK's calls an episode - the choice's). None
+    where it saves none, or where either is not known. Calls of selection and test are not counted. Ours.
+    """
     if training_calls is None or chosen is None:
         return None
     saved = float(find(rows, "DEEPTHINK")["calls"]["mean"]) - float(chosen["test"]["calls"]["mean"])
@@ -249,7 +275,9 @@ def pays_off_after(
 def steps_to(curve: Sequence[Mapping[str, Any]], share: float) -> dict[str, int | None]:
     """Return by family after how many environment steps its hypervolume is first `share` of what it is at the end.
 
-    `curve` holds `step` and `hypervolume` by family, in order; the last point is the end. None where there is no curve.
+    `curve` holds `step` and `hypervolume` by family, in order, at the snapshots of training, which is as fine as this
+    can be; the last point is the end. None where there is no curve. A measure of sample efficiency, as steps to a
+    threshold are in the RL literature; the threshold is each run's own.
     """
     found: dict[str, int | None] = {}
     for kind in LEARNED:
@@ -258,18 +286,35 @@ def steps_to(curve: Sequence[Mapping[str, Any]], share: float) -> dict[str, int 
     return found
 
 
+def saved(choices: Mapping[str, Mapping[str, Any] | None]) -> dict[str, float | None]:
+    """Return what each choice saves of DEEPTHINK's calls, tokens, FLOPs, seconds and dollars, as `saved_COST_LEVEL`.
+
+    1 - the choice's mean per episode / DEEPTHINK's alone, on test episodes; below 0 where it takes more: the choice's
+    tokens, FLOPs, seconds and dollars include QUICK's. `choices` are by level, at_99 and at_95: the policy with the
+    fewest calls that keeps so much of DEEPTHINK's success on selection episodes (`londi.choosing.choice`). None where
+    no policy does, or DEEPTHINK reports no such cost. What the paper (arXiv 2402.12061) states of GPU use, here at
+    equal success.
+    """
+    return {
+        f"saved_{cost}_{level}": None
+        if chosen is None or chosen[f"{cost}_ratio"] is None
+        else 1 - chosen[f"{cost}_ratio"]
+        for level, chosen in choices.items()
+        for cost in ("calls", *COSTS)
+    }
+
+
 def metrics(test: Sequence[Mapping[str, Any]], choices: Mapping[str, dict[str, Any] | None]) -> dict[str, Any]:
-    """Return all metrics of a test table; None where one is undefined."""
+    """Return all metrics of a test table; None where one is undefined.
+
+    `violations` is the number of episodes with more calls (or more of another measure) than their budget, which must
+    be 0: LONDI-B's constraint (arXiv 2402.12061), held in every episode.
+    """
     present = {row["kind"] for row in test}
     kinds = [kind for kind in FAMILIES if kind in present or kind in _ALWAYS]
-    saved = {}
-    for level, found in choices.items():
-        for cost in ("calls", *COSTS):
-            ratio: float | None = found[f"{cost}_ratio"] if found else None
-            saved[f"saved_{cost}_{level}"] = None if ratio is None else 1 - ratio
     return {
         **{each.__name__: {kind: each(test, kind) for kind in kinds} for each in (hypervolume, apgr, aiq, regret)},
-        **saved,
+        **saved(choices),
         **{f"cpt{share}": cpt(test, share / 100) for share in (20, 50, 80, 95)},
         "budget_use": budget_use(test),
         "violations": sum(row["violations"] for row in test),

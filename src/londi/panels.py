@@ -70,9 +70,11 @@ def _panel(axes: Any, tables: Sequence[Mapping[str, Any]]) -> None:
         key: mean(frontier.find(each["policies"], "DEEPTHINK")[key]["mean"] for each in tables)
         for key in ("calls", "success")
     }
+    if not all(deep.values()):
+        return  # there is nothing to be a share of
     for row in tables[0]["policies"]:
         same = [one for table in tables for one in table["policies"] if one["name"] == row["name"]]
-        calls, success = (mean(one[key]["mean"] for one in same) / max(deep[key], 1e-9) for key in ("calls", "success"))
+        calls, success = (mean(one[key]["mean"] for one in same) / deep[key] for key in ("calls", "success"))
         points[row["name"]] = row["kind"], calls, success
     for kind, (label, color, marker, dash, width) in _LINES.items():
         settings = [point[1:] for point in points.values() if point[0] == kind]

@@ -189,6 +189,41 @@ def test_failed_calls_are_said_at_the_end(
     assert last["failed"] > 20
 
 
+SILENT = """
+from londi import Decision, Usage
+
+
+class Silent:
+    name = "silent"
+
+    def decide(self, prompts, candidates=None):
+        return [Decision("", Usage(), error="gone") for _ in prompts]
+
+
+silent = Silent()
+"""
+
+
+@pytest.mark.filterwarnings("ignore:.* of the last 20 calls of DEEPTHINK")
+def test_a_deepthink_that_answered_no_call_is_no_measure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "never_answers.py").write_text(SILENT)
+    monkeypatch.syspath_prepend(tmp_path)
+    measured = replace(KEYDOOR.evaluate, episodes=8, selection_episodes=8, selection_limit=8, processes=1)
+    made = replace(short(learners=("price",)), deepthink=ModelConfig("python:never_answers:silent"), evaluate=measured)
+    (tmp_path / "x.toml").write_text(config.dump(made))
+    main(["train", str(tmp_path / "x.toml"), "--run", str(tmp_path / "run")])
+    main(["evaluate", str(tmp_path / "run")])
+    assert "DEEPTHINK answered no call: nothing can be a share of its" in capsys.readouterr().out
+    found = json.loads((tmp_path / "run" / "frontier.json").read_text())
+    assert found["choices"] == {"at_99": None, "at_95": None}
+    assert found["metrics"]["hypervolume"]["price"] is None
+    assert next(row for row in found["policies"] if row["name"] == "DEEPTHINK")["failed"] > 0
+    main(["report", str(tmp_path / "run")])
+    assert (tmp_path / "run" / "report.html").exists()
+
+
 @pytest.mark.parametrize("served", [False, True])
 def test_clocks_that_jump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, served: bool) -> None:
     """What is learned does not depend on the time of day, forwards or backwards; nor does a wait for a server."""

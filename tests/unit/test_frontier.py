@@ -106,9 +106,18 @@ def test_hypervolume_can_exceed_one() -> None:
     assert frontier.hypervolume(better, "price") == pytest.approx(1.25)
 
 
-def test_hypervolume_where_deepthink_never_succeeds_is_finite() -> None:
-    table = [row("QUICK", "model", 0, 0), row("DEEPTHINK", "model", 10, 0), row("budget 1", "budget", 1, 0)]
-    assert frontier.hypervolume(table, "budget") == 0
+@pytest.mark.parametrize(("calls", "success"), [(10, 0.0), (0, 0.4)], ids=["it never succeeds", "it answers no call"])
+@pytest.mark.parametrize("quick", [0.0, 0.4])
+def test_nothing_is_a_share_of_nothing(calls: float, success: float, quick: float) -> None:
+    table = [row("QUICK", "model", 0, quick), row("DEEPTHINK", "model", calls, success)]
+    table += [row("price 1", "price", min(calls, 1), 0.4), row("disagreement oracle", "oracle", min(calls, 1), 0.4)]
+    for measure in (frontier.hypervolume, frontier.gain, frontier.gaps, frontier.apgr, frontier.aiq, frontier.regret):
+        assert measure(table, "price") is None
+    assert choosing.choice(table, TABLE, 0.99) is None
+    assert choosing.choice([*PAIR, row("price 1", "price", 1, 0.8)], table, 0.99) is None
+    found = frontier.metrics(table, {"at_99": choosing.choice(table, table, 0.99)})
+    assert found["cpt50"] is None
+    assert found["saved_calls_at_99"] is None
 
 
 def test_gaps_start_at_zero_and_reach_one() -> None:

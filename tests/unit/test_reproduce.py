@@ -210,13 +210,15 @@ def test_a_line_names_the_other_method_that_takes_the_fewest_calls(table: reprod
     assert published._cheapest({"never": [None, None]}, 1) == ["-", "-"]
 
 
-def test_where_deepthink_solves_nothing_there_is_no_interval(table: reproduce.Table, tmp_path: Path) -> None:
+def test_where_deepthink_solves_nothing_there_is_no_share_of_it(table: reproduce.Table, tmp_path: Path) -> None:
     alone = replace(table, methods=table.methods[:1])
     for job in reproduce.jobs(alone, tmp_path):
         finish(job, [row("price 0.1", "price", 2, 0.0)], (0.0, 0.0))
     prices = results(alone, tmp_path)["tasks"]["key and door"]["methods"]["prices"]
-    assert prices["at_99"][0] is not None
+    assert not any(prices["at_99"])
     assert prices["interval"] is None
+    assert not any(prices[area] for area in ("hypervolume", "gain", "aiq"))
+    assert "| prices | 1 | - | - |" in "\n".join(published.markdown(results(alone, tmp_path)))
 
 
 def test_five_seeds_make_intervals(table: reproduce.Table, tmp_path: Path) -> None:

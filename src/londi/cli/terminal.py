@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from londi.frontier import find, has_shares
+
 out, err = Console(), Console(stderr=True)
 
 
@@ -75,7 +77,11 @@ def print_frontier(result: dict[str, Any]) -> None:
         else:
             out.print(f"no policy kept {level} % of DEEPTHINK's success on the selection seeds", highlight=False)
     volumes = {k: v for k, v in result["metrics"]["hypervolume"].items() if v is not None}
-    out.print("hypervolume: " + ", ".join(f"{k} {v:.3f}" for k, v in volumes.items()), highlight=False)
+    if not has_shares(result["policies"]):
+        calls = find(result["policies"], "DEEPTHINK")["calls"]["mean"]
+        out.print(f"DEEPTHINK {'never succeeded' if calls else 'answered no call'}: nothing can be a share of its")
+    elif volumes:
+        out.print("hypervolume: " + ", ".join(f"{k} {v:.3f}" for k, v in volumes.items()), highlight=False)
     calls, episodes = result.get("training_calls"), result["metrics"].get("pays_off_after")
     if calls is not None and episodes:
         out.print(f"training made {calls:,} DEEPTHINK calls, saved in {episodes:,} episodes", highlight=False)

@@ -86,8 +86,9 @@ def _choices(tasks: Mapping[str, Any]) -> list[str]:
     first = next(iter(next(iter(tasks.values()))["methods"]))
     lines = [
         f"| {first}, chosen to keep 99 % | QUICK alone | DEEPTHINK alone "
-        "| success kept (95 % interval) | runs that kept 99 % | calls | calls, worst run | FLOPs | tokens |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| success kept (95 % interval) | runs that kept 99 % | calls | calls, worst run | the oracle's calls "
+        "| FLOPs | tokens |",
+        f"|---|{'---:|' * 9}",
     ]
     for task, found in tasks.items():
         alone = [f"{100 * found['models'][name]['success']:.1f} %" for name in ("QUICK", "DEEPTHINK")]
@@ -99,7 +100,10 @@ def _choices(tasks: Mapping[str, Any]) -> list[str]:
         enough = sum(one["success_ratio"] >= 0.99 for one in chosen)
         most = f"{100 * max(one['calls_ratio'] for one in chosen):.1f} %" if chosen else "-"
         calls, *rest = (_kept(method["at_99"], key) for key in ("calls_ratio", "flops_ratio", "tokens_ratio"))
-        cells = [task, *alone, kept, f"{enough} of {len(method['at_99'])}", calls, most, *rest]
+        oracle = next(
+            (_kept(m["at_99"], "calls_ratio") for name, m in found["methods"].items() if "oracle" in name), "-"
+        )
+        cells = [task, *alone, kept, f"{enough} of {len(method['at_99'])}", calls, most, oracle, *rest]
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
 

@@ -96,7 +96,8 @@ def _method(method: Method, common: Sequence[Record], pooled: Sequence[Sequence[
         each["steps_to_90"].append(_steps_to_90(family, runs))
         for level in KEPT:
             found = choosing.choice(selection, test, level, (family,))
-            chosen[f"at_{round(100 * level)}"].append(_chosen(found, base) if found else (None, None))
+            told = _chosen(found, base) if found else (_only(test) if family == "oracle" else None, None)
+            chosen[f"at_{round(100 * level)}"].append(told)
         capped = [row for row in (*test, *selection) if row["kind"] in _CAPPED and row["value"] is not None]
         violations += sum(row["violations"] for row in capped)
         under_budget += sum(row["episodes"] for row in capped)
@@ -131,6 +132,23 @@ def _chosen(found: Mapping[str, Any], base: Record) -> tuple[dict[str, Any], _So
     told = {"name": found["name"], **shares, "switches": test.get("switches"), "most_calls": test["calls"].get("max")}
     own, reference = frontier.unpacked(test), frontier.unpacked(deep)
     return told, None if own is None or reference is None else (own, reference)
+
+
+def _only(test: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What is said of the oracle, which needs no choice: its success and calls, and not what it takes: it asks both."""
+    rows = [row for row in test if row["kind"] == "oracle"]
+    if not rows or not frontier.has_shares(test):
+        return None
+    row, deep = rows[0], frontier.find(test, "DEEPTHINK")
+    shares = {f"{what}_ratio": row[what]["mean"] / deep[what]["mean"] for what in ("success", "calls")}
+    unsaid = dict.fromkeys(("flops_ratio", "tokens_ratio", "seconds_ratio"))
+    return {
+        "name": row["name"],
+        **shares,
+        **unsaid,
+        "switches": row.get("switches"),
+        "most_calls": row["calls"].get("max"),
+    }
 
 
 def _interval(solved: Sequence[_Solved]) -> list[float] | None:
