@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from londi.episode import Episode, Step
 from londi.usage import budget_text
 
+THIRDS = "first third of its episode", "second third", "last third"
+"""What the parts of an episode are called."""
+
 
 @dataclass(frozen=True)
 class Rate:
@@ -43,6 +46,8 @@ class OpenStep:
     step: Step
     seen: bool
     """Whether an earlier observation of the same episode had the same text."""
+    third: int = 0
+    """In which third of its episode's steps it is: 0, 1 or 2."""
 
 
 def reason(step: Step) -> str:
@@ -83,9 +88,9 @@ def open_steps(episodes: Iterable[Episode]) -> list[OpenStep]:
     found = []
     for episode in episodes:
         texts: set[str] = set()
-        for step in episode.steps:
+        for i, step in enumerate(episode.steps):
             if step.remaining != 0:
-                found.append(OpenStep(step, step.observation in texts))
+                found.append(OpenStep(step, step.observation in texts, 3 * i // len(episode.steps)))
             texts.add(step.observation)
     return found
 
@@ -120,6 +125,11 @@ def by_action(steps: Sequence[OpenStep], most: int = 8) -> list[Rate]:
 def by_seen(steps: Sequence[OpenStep]) -> list[Rate]:
     """Return the call rate where the text is new in its episode, and where it was seen before."""
     return _grouped(steps, lambda s: "seen before in this episode" if s.seen else "new in this episode")
+
+
+def by_third(steps: Sequence[OpenStep]) -> list[Rate]:
+    """Return the call rate in each third of the steps of their episodes, in this order."""
+    return sorted(_grouped(steps, lambda s: THIRDS[s.third]), key=lambda rate: THIRDS.index(rate.label))
 
 
 def _grouped(steps: Sequence[OpenStep], label: Callable[[OpenStep], str]) -> list[Rate]:

@@ -21,7 +21,7 @@ from londi.errors import ConfigError
 from londi.files import write_text
 from londi.making import make_envs
 from londi.run import Run
-from londi.states import open_steps
+from londi.states import THIRDS, OpenStep, open_steps
 
 ALL, DIFFER, AGREE = "all steps", "the models differ", "they agree"
 COUNTS = ("steps", "calls", "differ")
@@ -30,14 +30,17 @@ _WORD = re.compile(r"[^\W_]+")
 _COMMON = frozenset(
     ["a", "an", "and", "at", "first", "in", "into", "next", "of", "on", "or", "the", "then", "to", "with"]
 )
-State = Callable[[Episode, Step, bool], bool]
-"""Whether a step (of an episode, its text seen before) is of a kind."""
+State = Callable[[Episode, OpenStep], bool]
+"""Whether a step of an episode is of a kind."""
 
 _STATES: dict[str, State] = {
-    "the text names the goal's thing": lambda episode, step, seen: _names(step.observation, episode.goal),
-    "it does not": lambda episode, step, seen: not _names(step.observation, episode.goal),
-    "the text is new in its episode": lambda episode, step, seen: not seen,
-    "it was seen before": lambda episode, step, seen: seen,
+    "the text names the goal's thing": lambda episode, at: _names(at.step.observation, episode.goal),
+    "it does not": lambda episode, at: not _names(at.step.observation, episode.goal),
+    "the text is new in its episode": lambda episode, at: not at.seen,
+    "it was seen before": lambda episode, at: at.seen,
+    THIRDS[0]: lambda episode, at: at.third == 0,
+    THIRDS[1]: lambda episode, at: at.third == 1,
+    THIRDS[2]: lambda episode, at: at.third == 2,
 }
 
 
@@ -64,9 +67,9 @@ def count_calls(run: Run, kinds: Mapping[str, str]) -> dict[str, Any]:
     permitted a call and DEEPTHINK did not fail.
 
     `kinds` are regular expressions of the observation, by label; added to them are whether the models differ, whether
-    the text names the goal's thing (has two neighbouring words of it, neither a common one), and whether it is new in
-    its episode. Kept in the run's `states.json` until the episodes or the kinds change. Raises `RunError` where the run
-    was not evaluated.
+    the text names the goal's thing (has two neighbouring words of it, neither a common one), whether it is new in its
+    episode, and in which third of its episode's steps it comes. Kept in the run's `states.json` until the episodes or
+    the kinds change. Raises `RunError` where the run was not evaluated.
     """
     chosen = run.path / "episodes" / "chosen.jsonl"
     episodes = list(read_episodes(chosen))
@@ -80,21 +83,21 @@ def count_calls(run: Run, kinds: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _rows(run: Run, episodes: Sequence[Episode], kinds: Mapping[str, str]) -> list[dict[str, Any]]:
-    steps = [(episode, each.step, each.seen) for episode in episodes for each in open_steps([episode])]
-    found = _differ(run, [step for _, step, _ in steps])
+    steps = [(episode, each) for episode in episodes for each in open_steps([episode])]
+    found = _differ(run, [each.step for _, each in steps])
     known = [(each, differ) for each, differ in zip(steps, found, strict=True) if differ is not None]
     rows = [_row(ALL, known), _row(DIFFER, [k for k in known if k[1]]), _row(AGREE, [k for k in known if not k[1]])]
     named = _STATES | {label: _matches(pattern) for label, pattern in kinds.items()}
     return rows + [_row(label, [k for k in known if holds(*k[0])]) for label, holds in named.items()]
 
 
-def _row(label: str, steps: Sequence[tuple[tuple[Episode, Step, bool], bool]]) -> dict[str, Any]:
-    calls, differ = sum(step.called for (_, step, _), _ in steps), sum(other for _, other in steps)
+def _row(label: str, steps: Sequence[tuple[tuple[Episode, OpenStep], bool]]) -> dict[str, Any]:
+    calls, differ = sum(each.step.called for (_, each), _ in steps), sum(other for _, other in steps)
     return {"label": label, "steps": len(steps), "calls": calls, "differ": differ}
 
 
 def _matches(pattern: str) -> State:
-    return lambda episode, step, seen: re.search(pattern, step.observation) is not None
+    return lambda episode, at: re.search(pattern, at.step.observation) is not None
 
 
 def _names(observation: str, goal: str) -> bool:

@@ -17,6 +17,7 @@ from londi.lms.base import Decision
 from londi.making import make_encoder, make_envs
 from londi.rollout import Assignment, rollout
 from londi.run import Run
+from londi.states import THIRDS
 from londi.switchers import RandomRate
 from londi.usage import Usage
 from londi.where import check_kinds, count_calls
@@ -67,6 +68,11 @@ def test_what_is_counted(run: Run) -> None:
     new, seen = found["the text is new in its episode"], found["it was seen before"]
     assert new["steps"] + seen["steps"] == len(steps)
     assert seen["steps"] > 0
+    thirds = [found[label]["steps"] for label in THIRDS]
+    assert sum(thirds) == len(steps)
+    at = [3 * i // len(e.steps) for e in episodes for i, step in enumerate(e.steps) if step.remaining]
+    assert thirds == [at.count(i) for i in range(3)]
+    assert thirds[2] < thirds[0], "late in an episode the budget is spent"
 
 
 def test_a_run_that_was_not_evaluated(run: Run) -> None:
