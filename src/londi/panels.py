@@ -14,6 +14,8 @@ _LINES = {
     "budget": ("learned budgets", plots.BLUE, "o", "-", 2.4),
     "capped": ("best price, then stop", plots.PURPLE, "x", "-", 1.2),
     "router": ("supervised router", plots.VERMILION, "v", "--", 1.6),
+    "sac": ("SAC", plots.SKY, "P", "-.", 1.4),
+    "ppo": ("PPO", plots.BROWN, "<", "-.", 1.4),
     "entropy": ("QUICK’s entropy", plots.OCHRE, "^", "--", 1.4),
     "random": ("random calls", plots.GREY, "s", ":", 1.4),
 }

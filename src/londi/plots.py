@@ -19,6 +19,7 @@ from londi.labels import Labels
 
 INK, MUTED, FAINT, PAPER = "#1c1f23", "#5b6470", "#d5d9de", "#ffffff"
 BLUE, GREEN, OCHRE, GREY, VERMILION, PURPLE = "#0072b2", "#007a5e", "#a86b00", "#767c85", "#c44e00", "#a3487f"
+SKY, BROWN = "#3d97c9", "#6b4423"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from londi.errors import ConfigError, RunError
 from londi.jobs import Job, _steps, run
 from londi.lifeline import Commands
 from londi.reproduce import published, records
-from londi.reproduce.results import differences
+from londi.reproduce.results import differences, pictured
 from londi.reproduce.results import results as results_of
 from londi.run import Run, save_checkpoint
 
@@ -150,6 +150,21 @@ def test_what_is_found(table: reproduce.Table, tmp_path: Path) -> None:
     assert better["gain"] == {"all": 0.5, "low": None, "high": None, "each": [0.5]}, "one seed above .825, one below"
     assert found["overall"]["random"]["better"]["prices"]["aiq"]["all"] == 1
     assert task["methods"]["random"]["hypervolume"] == pytest.approx([0.5 * 0.5 + 0.75 * 0.5] * 2)
+    oracle = task["methods"]["oracle"]["at_99"][0]
+    assert (oracle["success_ratio"], oracle["calls_ratio"], oracle["tokens_ratio"]) == (1, 0.2, None)
+
+
+def test_a_picture_shows_every_family_once(table: reproduce.Table, tmp_path: Path) -> None:
+    sac = table.methods[1]
+    twice = replace(table, methods=(*table.methods, replace(sac, name="SAC again", runs=sac.runs[:1])))
+    fill(twice, tmp_path)
+    every = reproduce.jobs(twice, tmp_path)
+    (seeds,) = pictured(twice, every, reproduce.collect(twice, every, {})).values()
+    assert [[row["name"] for row in one["policies"] if row["kind"] == "sac"] for one in seeds] == [
+        ["sac 0.02 (0)", "sac 0.1 (1)"]
+    ] * 2
+    assert [sum(row["kind"] == "price" for row in one["policies"]) for one in seeds] == [1, 1]
+    assert {row["kind"] for row in seeds[0]["policies"]} == {"model", "price", "random", "oracle", "sac"}
 
 
 def test_it_is_written_and_printed(table: reproduce.Table, tmp_path: Path) -> None:
@@ -217,7 +232,7 @@ def test_where_deepthink_solves_nothing_there_is_no_share_of_it(table: reproduce
     prices = results(alone, tmp_path)["tasks"]["key and door"]["methods"]["prices"]
     assert not any(prices["at_99"])
     assert prices["interval"] is None
-    assert not any(prices[area] for area in ("hypervolume", "gain", "aiq"))
+    assert all(prices[area] == [None, None] for area in ("hypervolume", "gain", "aiq"))
     assert "| prices | 1 | - | - |" in "\n".join(published.markdown(results(alone, tmp_path)))
 
 

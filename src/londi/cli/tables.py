@@ -50,7 +50,7 @@ def reproduce(
     from londi.reproduce import jobs as jobs_of
     from londi.reproduce import load_table, records, shortened
     from londi.reproduce.published import blocks
-    from londi.reproduce.results import results
+    from londi.reproduce.results import pictured, results
 
     source = Path(table) if table.endswith(".toml") else TABLES / f"{table}.toml"
     spec = load_table(source)
@@ -76,9 +76,8 @@ def reproduce(
     if quick and any(len(method.runs) > 1 for method in spec.methods):
         err.print("--quick: few steps, and two runs where a row speaks of a run for each", highlight=False)
     if pages:
-        common = [(job.task, runs[job.folder.name]) for job in every if not job.method]
         records.save(source.with_suffix(""), runs)
-        _publish(pages, source, shown, found, common)
+        _publish(pages, source, shown, found, pictured(spec, every, runs))
         err.print(f"written: {', '.join(map(str, pages))}, {source.with_suffix('.json')}", soft_wrap=True)
     elif not json:
         printed = (spec.name, f"{spec.name} states")
@@ -135,10 +134,9 @@ def _publish(
     source: Path,
     shown: Mapping[str, Sequence[str]],
     found: dict[str, Any],
-    common: Sequence[tuple[str, Mapping[str, Any]]],
+    tasks: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> None:
-    """Write a table's blocks into its pages, its picture where the first shows one, of each task's common runs, and
-    its numbers beside its TOML."""
+    """Write a table's blocks into its pages, its picture where the first shows one, and its numbers beside its TOML."""
     from londi.files import write_text
     from londi.panels import save_frontiers
     from londi.reproduce.published import put
@@ -148,7 +146,6 @@ def _publish(
         for name in names:
             texts[page] = put(texts[page], name, shown[name])
     first = next(iter(pages))
-    tasks = {name: [run for task, run in common if task == name] for name in dict.fromkeys(task for task, _ in common)}
     for part in ("", "-corner"):
         picture = first.with_name(f"{first.stem}-{source.stem}{part}.png")
         if f"({picture.name})" in texts[first]:

@@ -44,6 +44,24 @@ def results(table: Table, every: Sequence[Job], found: Mapping[str, Record]) -> 
     return {**head, "seeds": list(table.seeds), "episodes": episodes, "made": made, "tasks": tasks, "overall": overall}
 
 
+def pictured(table: Table, every: Sequence[Job], found: Mapping[str, Record]) -> dict[str, list[dict[str, Any]]]:
+    """Return by task the `policies` of each seed that a picture shows: those of the common run, and those of the first
+    method of any other family from its own runs, in which policies of several runs may have one name."""
+    shown: dict[str, list[dict[str, Any]]] = {}
+    for job in (job for job in every if not job.method):
+        rows = list(found[job.folder.name]["policies"])
+        for method in table.methods:
+            if any(row["kind"] == method.family for row in rows):
+                continue
+            kinds = {f"{method.name} {i}": i for i in range(len(method.runs))}
+            own = {j.method: j for j in every if j.task == job.task and j.experiment.seed == job.experiment.seed}
+            for kind, i in kinds.items():
+                given = _rows(method, found[own[kind].folder.name], [found[own[kind].folder.name]], "policies")
+                rows += [{**row, "name": f"{row['name']} ({i})"} for row in given if row["kind"] == method.family]
+        shown.setdefault(job.task, []).append({"policies": rows})
+    return shown
+
+
 def _differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return any(one.get(key) != other.get(key) for key in ("python", "packages", "machine"))
 
@@ -95,7 +113,7 @@ def _method(method: Method, common: Sequence[Record], pooled: Sequence[Sequence[
             each[name].append(frontier.cpt(test, share, (family,)))
         each["steps_to_90"].append(_steps_to_90(family, runs))
         for level in KEPT:
-            found = choosing.choice(selection, test, level, (family,))
+            found = None if family == "oracle" else choosing.choice(selection, test, level, (family,))
             told = _chosen(found, base) if found else (_only(test) if family == "oracle" else None, None)
             chosen[f"at_{round(100 * level)}"].append(told)
         capped = [row for row in (*test, *selection) if row["kind"] in _CAPPED and row["value"] is not None]
