@@ -604,6 +604,16 @@ def test_the_repositorys_tables_can_be_run_and_stand_on_their_page(path: Path) -
             assert differences(stored, found, 1e-9) == []
 
 
+def test_pages_say_how_many_runs_a_table_needs() -> None:
+    said = re.findall(
+        r"^londi reproduce (\w+) .*?# .*?(\d+) (?:short )?runs\b", (ROOT / "docs" / "rivals.md").read_text(), re.M
+    )
+    tables = ROOT / "experiments" / "tables"
+    needed = [len(reproduce.jobs(reproduce.load_table(tables / f"{name}.toml"), Path("runs"))) for name, _ in said]
+    assert [int(runs) for _, runs in said] == needed
+    assert {name for name, _ in said} == {"keydoor", "one_run", "apart"}
+
+
 def test_the_printed_numbers_are_the_ones_that_a_fresh_run_finds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
