@@ -127,11 +127,6 @@ def by_seen(steps: Sequence[OpenStep]) -> list[Rate]:
     return _grouped(steps, lambda s: "seen before in this episode" if s.seen else "new in this episode")
 
 
-def by_third(steps: Sequence[OpenStep]) -> list[Rate]:
-    """Return the call rate in each third of the steps of their episodes, in this order."""
-    return sorted(_grouped(steps, lambda s: THIRDS[s.third]), key=lambda rate: THIRDS.index(rate.label))
-
-
 def _grouped(steps: Sequence[OpenStep], label: Callable[[OpenStep], str]) -> list[Rate]:
     counts: dict[str, list[int]] = {}
     for s in steps:

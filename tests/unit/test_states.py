@@ -5,7 +5,7 @@ from typing import Any
 
 from londi.episode import Episode, Reply, Step
 from londi.report.replay import MOST_STEPS, find_ordinary, find_rescue, replay_html
-from londi.states import by_action, by_entropy, by_seen, by_third, grams, open_steps, overall, phrases
+from londi.states import by_action, by_entropy, by_seen, grams, open_steps, overall, phrases
 from londi.usage import Usage
 
 
@@ -81,16 +81,6 @@ def test_triggers_count_only_steps_where_a_call_was_possible() -> None:
     assert [(rate.label.split()[0], rate.steps, rate.calls) for rate in by_seen(found)] == [
         ("new", 1, 1),
         ("seen", 1, 0),
-    ]
-
-
-def test_thirds_are_of_the_episode_and_in_order() -> None:
-    steps = [make_step(called=i < 2, remaining=None if i < 6 else 0) for i in range(7)]
-    found = by_third(open_steps([make_episode(1, steps), make_episode(1, steps[:2])]))
-    assert [(rate.label, rate.steps, rate.calls) for rate in found] == [
-        ("first third of its episode", 4, 3),
-        ("second third", 3, 1),
-        ("last third", 1, 0),
     ]
 
 

@@ -202,7 +202,6 @@ def _triggers(steps: Sequence[states.OpenStep]) -> str:
         rates_html("How unsure QUICK is (entropy, nats)", states.by_entropy(steps)),
         rates_html("What QUICK proposes", states.by_action(steps)),
         rates_html("Whether the text is new", states.by_seen(steps)),
-        rates_html("When in the episode", states.by_third(steps)),
         rates_html("Words of the observation", states.phrases(steps)),
     ]
     return f'<div class="pairs">{"".join(parts)}</div>'

@@ -113,15 +113,16 @@ def amount(number: float) -> str:
 def metrics_html(metrics: dict[str, Any]) -> str:
     """Return the metrics with a line of explanation each; a metric that is null reads `none`."""
     shown = [key for key in _FAMILIES if any(key in (metrics.get(name) or {}) for name, _ in _BY_FAMILY)]
-    head = "".join(f"<th>{_FAMILIES[key]}</th>" for key in shown)
+    head = "".join(f"<th><code>{name}</code></th>" for name, _ in _BY_FAMILY)
     lines = []
-    for name, meaning in _BY_FAMILY:
-        values = metrics.get(name) or {}
-        cells = "".join(f"<td>{_number(values.get(key), 3)}</td>" for key in shown)
-        lines.append(f'<tr><td><code>{name}</code></td>{cells}<td class="words">{escape(meaning)}</td></tr>')
+    for key in shown:
+        values = ((metrics.get(name) or {}).get(key) for name, _ in _BY_FAMILY)
+        cells = "".join(f"<td>{_number(value, 3)}</td>" for value in values)
+        lines.append(f"<tr><td>{_FAMILIES[key]}</td>{cells}</tr>")
+    meanings = "".join(f"<li><code>{name}</code>: {escape(meaning)}</li>" for name, meaning in _BY_FAMILY)
     families = (
-        f'<div class="scroll"><table><thead><tr><th>by family</th>{head}<th class="words">meaning</th></tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
+        f'<div class="scroll"><table><thead><tr><th>by family</th>{head}</tr></thead>'
+        f'<tbody>{"".join(lines)}</tbody></table></div><ul class="note">{meanings}</ul>'
     )
     singles = "".join(
         f"<tr><td><code>{name}</code></td><td>{_share(metrics.get(name))}</td>"
