@@ -6,7 +6,6 @@ The docstring under a field is its documentation and its `--help`.
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from londi.checks import TEST_SEEDS, check
 from londi.errors import ConfigError, LondiError, did_you_mean
+from londi.files import read_toml
 from londi.prompt import PromptTemplate
 from londi.usage import BudgetMeasure, Measure
 
@@ -300,11 +300,9 @@ _ADAPTER = TypeAdapter(Experiment)
 def load(path: Path) -> Experiment:
     """Read an experiment from TOML; raises `ConfigError` with one line that names the fix."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = read_toml(path)
     except FileNotFoundError as error:
         raise ConfigError(f"no file {path}") from error
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no TOML: {error}") from error
     return parse(data, str(path))
 
 

@@ -1,15 +1,64 @@
 """Files that are written as a whole or not at all, and stay written where the machine loses its power; and one clear
-error where they can't be written."""
+error where they can't be written, or read."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
+import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from londi.errors import WriteError
+from londi.errors import ConfigError, LondiError, RunError, WriteError
+
+_TAKEN = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+"""Errors of a path at which something else is, or where nothing may be written."""
+
+
+@contextmanager
+def reading(path: Path, kind: type[LondiError] = RunError) -> Iterator[None]:
+    """Raise an error of this kind, which names the file, where what is done inside finds that it can't be read or is no
+    UTF-8. What is missing stays a `FileNotFoundError`: the caller knows what it should have been."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except UnicodeDecodeError as error:
+        raise kind(f"{path} is no UTF-8 (byte {error.start + 1}): save it as UTF-8") from error
+    except OSError as error:
+        why = error.strerror or error
+        raise kind(f"can't read {path} (is it a file, and one that you may read?): {why}") from error
+
+
+def read_text(path: Path, kind: type[LondiError] = RunError) -> str:
+    """Return the text of a file; raises what `reading` does."""
+    with reading(path, kind):
+        return path.read_text(encoding="utf-8")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return what a TOML file holds; raises `ConfigError`, and `FileNotFoundError` where there is none."""
+    try:
+        return tomllib.loads(read_text(path, ConfigError))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is no TOML: {error}") from error
+
+
+def read_json(path: Path, fix: str = "remove it and run again") -> dict[str, Any]:
+    """Return the object that a JSON file holds; raises `RunError` with this fix where it is damaged, and
+    `FileNotFoundError` where there is none."""
+    with reading(path):
+        data = path.read_bytes()
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise RunError(f"{path} is damaged: {fix}")
+    return found
 
 
 @contextmanager
@@ -18,7 +67,8 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise WriteError(f"can't write {path} (is the disk full?): {error.strerror or error}") from error
+        fix = "choose another place" if isinstance(error, _TAKEN) else "is the disk full?"
+        raise WriteError(f"can't write {path} ({fix}): {error.strerror or error}") from error
 
 
 @contextmanager

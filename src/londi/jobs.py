@@ -12,7 +12,7 @@ from typing import Any
 from londi import config
 from londi.config import Experiment
 from londi.errors import RunError
-from londi.files import write_text
+from londi.files import reading, write_text, writing
 from londi.lifeline import GRACE_S, Commands
 from londi.policies import same_selection, same_training
 from londi.run import Run
@@ -41,10 +41,18 @@ class Job:
     source: Job | None = None
     """The run whose Switchers are measured in the experiment's environment, without training; None to train."""
 
+    def holds(self, name: str) -> bool:
+        """Whether its folder holds a file of this name; raises `RunError` where it can't be read."""
+        with reading(self.folder):
+            return (self.folder / name).is_file()
+
     @property
     def done(self) -> bool:
-        """Whether it is trained, or has the Switchers that its source has now, and evaluated as the experiment is."""
-        if not (self.folder / "frontier.json").is_file():
+        """Whether it is trained, or has the Switchers that its source has now, and evaluated as the experiment is.
+
+        Raises `RunError` where its folder can't be read.
+        """
+        if not self.holds("frontier.json"):
             return False
         here = Run.open(self.folder)
         measured = here.measured()
@@ -63,9 +71,9 @@ class Job:
     def trained(self) -> bool:
         """Whether the folder holds Switchers that were trained to the end, however they are evaluated.
 
-        Raises `RunError` where it holds another experiment.
+        Raises `RunError` where it holds another experiment, or can't be read.
         """
-        if not (self.folder / "config.toml").is_file():
+        if not self.holds("config.toml"):
             return False
         here = Run.open(self.folder)
         if not same_training(here.experiment, self.experiment):
@@ -86,15 +94,16 @@ def run(job: Job, commands: Commands | None = None) -> None:
 
     Where only the experiment's evaluation has changed, that alone is done again; where only other settings are to be
     measured, those that are new. The process ends with this one, however this one does, or with all of `commands`.
-    Raises `RunError` where the process fails, naming its log, where the folder holds another experiment, or where the
-    source is not trained, and `KeyboardInterrupt` where it would begin after the end of `commands`.
+    Raises `RunError` where the process fails, naming its log, where the folder holds another experiment or can't be
+    made, or where the source is not trained, and `KeyboardInterrupt` where it would begin after the end of `commands`.
     """
     if job.done:
         return
-    job.folder.parent.mkdir(parents=True, exist_ok=True)
+    with writing(job.folder.parent):
+        job.folder.parent.mkdir(parents=True, exist_ok=True)
     source, log = (job.folder.with_name(f"{job.folder.name}.{suffix}") for suffix in ("toml", "log"))
     steps, commands = _steps(job, source), commands or Commands()
-    if (job.folder / "config.toml").is_file():
+    if job.holds("config.toml"):
         write_text(job.folder / "config.toml", config.dump(job.experiment))
     write_text(source, config.dump(job.experiment))
     for step in steps:
@@ -123,7 +132,7 @@ def _steps(job: Job, source: Path) -> list[list[str]]:
 
 def _can_add(job: Job) -> bool:
     """Whether its folder holds results on the same selection episodes of the policies that it or its source has now."""
-    if not (job.folder / "config.toml").is_file():
+    if not job.holds("config.toml"):
         return False
     here = Run.open(job.folder)
     measured = here.measured()

@@ -18,7 +18,7 @@ from londi import config, provenance
 from londi.config import Experiment
 from londi.encoders.text import FEATURES
 from londi.errors import CheckpointError, ConfigError, RunError
-from londi.files import replacing, sync_folder, write_text, writing
+from londi.files import read_json, replacing, sync_folder, write_text, writing
 from londi.frontier import SCHEMA as MEASURED_SCHEMA
 
 if TYPE_CHECKING:
@@ -54,10 +54,7 @@ class Run:
         """Open a run folder; raises `RunError` where it is none, or another version's."""
         if not (path / "config.toml").is_file() or not (path / "environment.json").is_file():
             raise RunError(f"{path} is no run folder: `londi train EXPERIMENT.toml` makes one")
-        try:
-            schema = json.loads((path / "environment.json").read_text(encoding="utf-8")).get("schema")
-        except (json.JSONDecodeError, AttributeError) as error:
-            raise RunError(f"{path / 'environment.json'} is damaged: train again into another folder") from error
+        schema = read_json(path / "environment.json", "train again into another folder").get("schema")
         if schema != SCHEMA:
             raise RunError(
                 f"{path} was made by another version of londi (schema {schema}, this is {SCHEMA}): train again"

@@ -17,8 +17,8 @@ from londi import lms
 from londi.agent import ask
 from londi.config import Experiment
 from londi.episode import Episode, Step, read_episodes
-from londi.errors import ConfigError
-from londi.files import write_text
+from londi.errors import ConfigError, RunError
+from londi.files import read_json, write_text
 from londi.making import make_envs
 from londi.run import Run
 from londi.states import THIRDS, OpenStep, open_steps
@@ -61,6 +61,11 @@ def counted(experiment: Experiment, kinds: Mapping[str, str]) -> dict[str, Any]:
     return {"kinds": dict(kinds), "counted": own, "deepthink": experiment.deepthink.model}
 
 
+def labels(kinds: Mapping[str, str]) -> set[str]:
+    """Return the labels of the rows that `count_calls` counts."""
+    return {ALL, DIFFER, AGREE, *_STATES, *kinds}
+
+
 def count_calls(run: Run, kinds: Mapping[str, str]) -> dict[str, Any]:
     """Return `of` what is counted, the `policy` that evaluation chose, and `rows`: for each kind of state its `label`,
     its `steps`, the `calls` in them, and the steps in which the models `differ`, of all steps at which the budget
@@ -69,13 +74,15 @@ def count_calls(run: Run, kinds: Mapping[str, str]) -> dict[str, Any]:
     `kinds` are regular expressions of the observation, by label; added to them are whether the models differ, whether
     the text names the goal's thing (has two neighbouring words of it, neither a common one), whether it is new in its
     episode, and in which third of its episode's steps it comes. Kept in the run's `states.json` until the episodes or
-    the kinds change. Raises `RunError` where the run was not evaluated.
+    the kinds change. Raises `RunError` where the run was not evaluated, or that file is damaged.
     """
     chosen = run.path / "episodes" / "chosen.jsonl"
     episodes = list(read_episodes(chosen))
+    if not episodes:
+        raise RunError(f"{chosen} holds no episode: run `londi evaluate {run.path}` again")
     of = counted(run.experiment, kinds) | {"episodes": hashlib.sha256(chosen.read_bytes()).hexdigest()}
     kept = run.path / "states.json"
-    stored: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    stored = read_json(kept) if kept.is_file() else {}
     if stored.get("of") != of:
         stored = {"of": of, "policy": episodes[0].policy, "rows": _rows(run, episodes, kinds)}
         write_text(kept, json.dumps(stored, indent=1) + "\n")

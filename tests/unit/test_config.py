@@ -158,7 +158,7 @@ def test_files_that_are_no_experiment(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("name = ")
     with pytest.raises(ConfigError, match="is no TOML"):
         config.load(tmp_path / "bad.toml")
-    with pytest.raises(ConfigError, match="is no TOML"):
+    with pytest.raises(ConfigError, match="is it a file"):
         config.load(tmp_path)
 
 

@@ -71,15 +71,7 @@ def table(tmp_path: Path) -> reproduce.Table:
 
 def row(name: str, kind: str, calls: float, success: float) -> dict[str, Any]:
     spread = {"mean": success, "low": success, "high": success}
-    numbers: dict[str, Any] = {
-        "flops": 10 * calls,
-        "tokens": 1.0,
-        "seconds": 1.0,
-        "dollars": 0.0,
-        "violations": 0,
-        "episodes": 40,
-    }
-    numbers |= {"switches": 3.0, "solved": frontier.packed([i < 40 * success for i in range(40)])}
+    numbers = {"flops": 10 * calls, "tokens": 1.0, "seconds": 1.0, "dollars": 0.0, "violations": 0, "switches": 3.0}
     counted = {"mean": calls, "max": 2 * calls}
     return {"name": name, "kind": kind, "value": calls, "success": spread, "calls": counted, **numbers}
 
@@ -88,6 +80,12 @@ def finish(job: Job, rows: list[dict[str, Any]], alone: tuple[float, float] = (0
     """Write what a run leaves, with these rows beside QUICK and DEEPTHINK, which solve so much alone."""
     Run.create(job.folder, job.experiment)
     rows = [row("QUICK", "model", 0, alone[0]), row("DEEPTHINK", "model", 10, alone[1]), *rows]
+    count = job.experiment.evaluate.episodes
+    for each in rows:
+        each |= {
+            "episodes": count,
+            "solved": frontier.packed([i < count * each["success"]["mean"] for i in range(count)]),
+        }
     steps = job.experiment.train.num_steps
     measured = {"config": config.dump(job.experiment), "policies": Run.open(job.folder).fingerprints()}
     data = {"policies": rows, "selection": rows, "env_steps": steps, "episodes": 40, "measured": measured}

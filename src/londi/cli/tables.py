@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.table import Table
 
 from londi.cli.terminal import bar, err, out, print_json
 from londi.errors import ConfigError, RunError
+from londi.files import read_json, read_text, write_text, writing
 
 if TYPE_CHECKING:
     from londi.jobs import Job
@@ -56,10 +58,13 @@ def reproduce(
     spec = load_table(source)
     if jobs < 1:
         raise RunError(f"--jobs must be at least 1, not {jobs}")
+    if not 0 <= tolerance < math.inf:
+        raise ConfigError(f"--tolerance must be a finite number of at least 0, not {tolerance}")
     if quick and (published or check):
         other = "--published" if published else "--check"
         raise ConfigError(f"--quick runs are not published: leave out --quick or {other}")
     pages = {} if quick or check else _pages(spec)
+    written = _stored(source.with_suffix(".json")) if check else {}
     spec = shortened(spec) if quick else spec
     every = jobs_of(spec, folder / spec.folder)
     kept = records.load(source.with_suffix(""), every, spec.states) if published else {}
@@ -70,7 +75,7 @@ def reproduce(
     if json:
         print_json(found)
     if check:
-        _check(source.with_suffix(".json"), spec, found, tolerance)
+        _check(source.with_suffix(".json"), written, spec, found, tolerance)
         return
     shown = blocks(found, spec.layout)
     if quick and any(len(method.runs) > 1 for method in spec.methods):
@@ -88,17 +93,42 @@ def reproduce(
 def _pages(spec: PublishedTable) -> dict[Path, list[str]]:
     """The pages of a table and their blocks; raises before the runs what would be found out after hours."""
     from londi.reproduce import records
-    from londi.reproduce.published import put
 
     pages = spec.pages()
     for page, names in pages.items():
-        if not page.is_file():
-            raise ConfigError(f"{spec.path}: there is no page {page}")
-        for name in names:
-            put(page.read_text(encoding="utf-8"), name, ())
+        _page(page, names, spec.path)
     if pages:
         records.check(spec.path.with_suffix(""))
     return pages
+
+
+def _page(page: Path, names: Sequence[str], source: Path) -> str:
+    """The text of a table's page, in which each of these blocks has its place."""
+    from londi.reproduce.published import put
+
+    try:
+        text = read_text(page, ConfigError)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{source}: there is no page {page}") from error
+    try:
+        for name in names:
+            put(text, name, ())
+    except ConfigError as error:
+        raise ConfigError(f"{page}: {error}") from error
+    return text
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """The numbers that are stored of a table, read before the runs that they are compared with."""
+    from londi.reproduce import shapes
+
+    fix = "run the table without --check to write it anew"
+    try:
+        found = read_json(path, fix)
+    except FileNotFoundError as error:
+        raise RunError(f"no {path}: the table was never written") from error
+    shapes.check(shapes.Stored, found, path, fix)
+    return found
 
 
 def _run(spec: PublishedTable, every: Sequence[Job], kept: Mapping[str, Any], processes: int) -> dict[str, Any]:
@@ -137,11 +167,10 @@ def _publish(
     tasks: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> None:
     """Write a table's blocks into its pages, its picture where the first shows one, and its numbers beside its TOML."""
-    from londi.files import write_text
     from londi.panels import save_frontiers
     from londi.reproduce.published import put
 
-    texts = {page: page.read_text(encoding="utf-8") for page in pages}
+    texts = {page: _page(page, names, source) for page, names in pages.items()}
     for page, names in pages.items():
         for name in names:
             texts[page] = put(texts[page], name, shown[name])
@@ -149,31 +178,31 @@ def _publish(
     for part in ("", "-corner"):
         picture = first.with_name(f"{first.stem}-{source.stem}{part}.png")
         if f"({picture.name})" in texts[first]:
-            save_frontiers(tasks, picture, corner=bool(part), kept=0.99)
+            with writing(picture):
+                save_frontiers(tasks, picture, corner=bool(part), kept=0.99)
     write_text(source.with_suffix(".json"), jsonlib.dumps(found, indent=1) + "\n")
     for page, text in texts.items():
         write_text(page, text)
 
 
-def _check(stored: Path, spec: PublishedTable, found: dict[str, Any], tolerance: float) -> None:
-    """Compare what was found with the numbers that are stored, and these with the pages."""
+def _check(
+    stored: Path, written: dict[str, Any], spec: PublishedTable, found: dict[str, Any], tolerance: float
+) -> None:
+    """Compare what was found with the numbers that are stored and written, and these with the pages."""
     from londi.reproduce.published import blocks, put
     from londi.reproduce.results import differences
 
-    if not stored.is_file():
-        raise RunError(f"no {stored}: the table was never written")
-    written = jsonlib.loads(stored.read_text(encoding="utf-8"))
     lines = differences(written, found, tolerance)
     shown = blocks(written, spec.layout) if not lines else {}
     for page, names in spec.pages().items() if shown else ():
-        text = page.read_text(encoding="utf-8")
+        text = _page(page, names, spec.path)
         lines += [f"{page}: the block '{n}' is not what {stored} says" for n in names if put(text, n, shown[n]) != text]
     for line in lines[:20]:
         err.print(line, soft_wrap=True, markup=False, highlight=False)
     err.print(f"{len(lines)} of the printed numbers differ" if lines else "the printed numbers are the ones found")
     if lines:
-        made = [each.get("made", {}) for each in (written, found)]
-        if any(made[0].get(key) != made[1].get(key) for key in ("python", "packages", "machine")):
+        made = [each["made"] for each in (written, found)]
+        if any(made[0][key] != made[1][key] for key in ("python", "packages", "machine")):
             hint = "made with other versions or on another machine, training comes out otherwise: see --tolerance, "
             hint += "or count anew what is published with --published"
             err.print(hint, soft_wrap=True, highlight=False)

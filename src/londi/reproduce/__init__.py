@@ -6,7 +6,6 @@ runs of their own), training seeds. What was run is kept, so that an interrupted
 
 from __future__ import annotations
 
-import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from londi import config, frontier
 from londi.config import Experiment
 from londi.errors import ConfigError, RunError
+from londi.files import read_toml
 from londi.jobs import Job, merged
 from londi.policies import baselines, capped_policies, learned_policies
 from londi.reproduce import records
@@ -117,8 +117,8 @@ class Table:
         """Return a task's experiment with the table's changes and these; raises `ConfigError`."""
         source = self.path.parent / task.experiment
         try:
-            data = tomllib.loads(source.read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError) as error:
+            data = read_toml(source)
+        except (FileNotFoundError, ConfigError) as error:
             raise ConfigError(f"{self.path}: task '{task.name}': {error}") from error
         for more in (self.changes, task.changes, self.quick if self.short else {}, changes):
             data = merged(data, more)
@@ -133,15 +133,13 @@ for _part in (Task, Method):
 def load_table(path: Path) -> Table:
     """Read a table's TOML; raises `ConfigError` with one line that names the fix."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = read_toml(path)
         table: Table = TypeAdapter(Table).validate_python({**data, "name": path.stem, "path": path})
     except FileNotFoundError as error:
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.toml"))) or "none"
         raise ConfigError(
             f"no table {path} (those of {path.parent}: {known}): name a TOML file, or run it in the root of a clone"
         ) from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is no TOML: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -149,6 +147,8 @@ def load_table(path: Path) -> Table:
     for what, names in (("task", [t.name for t in table.tasks]), ("method", [m.name for m in table.methods])):
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"{path}: name at least one {what}, and each once")
+        if empty := [name for name in names if not any(map(str.isalnum, name))]:
+            raise ConfigError(f"{path}: a {what} is named '{empty[0]}': give it a name with a letter or a digit")
     if table.trained_in:
         changes = (table.changes, table.quick, *(task.changes for task in table.tasks))
         if any(method.runs for method in table.methods) or any({"train", "switcher"} & each.keys() for each in changes):
@@ -189,17 +189,23 @@ def jobs(table: Table, folder: Path) -> list[Job]:
                 for i, changes in enumerate(method.runs)
             ]
             for kind, rules, changes in kinds:
-                experiment = replace(table.experiment(task, changes), seed=seed)
-                if not rules:
-                    experiment = replace(experiment, evaluate=replace(experiment.evaluate, **_NO_RULES))
                 source = sources.get((task.trained_on, seed))
-                if source:
-                    learned = source.experiment
-                    experiment = replace(experiment, train=learned.train, switcher=learned.switcher)
+                experiment = _experiment(table, task, {**changes, "seed": seed}, rules, source)
                 name = "-".join("".join(c if c.isalnum() else "-" for c in part) for part in (task.name, kind) if part)
                 found.append(Job(task.name, kind, experiment, folder / f"{name}-{seed}", source))
     _check(table, found)
     return sorted(found, key=lambda job: bool(job.method))
+
+
+def _experiment(table: Table, task: Task, changes: Mapping[str, Any], rules: bool, source: Job | None) -> Experiment:
+    """A run's experiment: with or without rules, and with the Switchers of its source if it has one."""
+    found = table.experiment(task, changes)
+    evaluate = found.evaluate if rules else replace(found.evaluate, **_NO_RULES)
+    learned = source.experiment if source else found
+    try:
+        return replace(found, evaluate=evaluate, train=learned.train, switcher=learned.switcher)
+    except ConfigError as error:
+        raise ConfigError(f"{table.path}: task '{task.name}': {error}") from error
 
 
 def _check(table: Table, every: Sequence[Job]) -> None:
@@ -232,7 +238,7 @@ def _sources(table: Table, folder: Path) -> dict[tuple[str, int], Job]:
     """The runs, by task and seed, whose Switchers a table measures."""
     if not table.trained_in:
         return {}
-    other = load_table(table.path.with_name(f"{table.trained_in}.toml"))
+    other = load_table(table.path.parent / f"{table.trained_in}.toml")
     if other.trained_in:
         raise ConfigError(f"{table.path}: 'trained_in' must name a table that trains, and {other.path} trains nothing")
     other = shortened(other) if table.short else other
@@ -249,7 +255,7 @@ def _sources(table: Table, folder: Path) -> dict[tuple[str, int], Job]:
 
 def collect(table: Table, every: Sequence[Job], published: Mapping[str, Record]) -> dict[str, Record]:
     """Return the record of each run, by the name of its folder: the published one, else of what was run here; raises
-    `RunError` where one is missing."""
+    `RunError` where one is missing or damaged."""
     done = {job.folder.name: job for job in every if job.folder.name not in published and job.done}
     missing = [job.folder.name for job in every if job.folder.name not in {**done, **published}]
     if missing:

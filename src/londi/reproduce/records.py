@@ -13,38 +13,45 @@ from typing import Any
 
 from londi import config
 from londi.errors import ConfigError, RunError
-from londi.files import write_text
+from londi.files import read_json, write_text, writing
 from londi.jobs import Job
 from londi.policies import same_training
+from londi.reproduce import shapes
 from londi.run import Run, load_checkpoint
-from londi.where import count_calls, counted
+from londi.where import count_calls, counted, labels
 
 SCHEMA = 2
 Record = dict[str, Any]
 _MEASURED = ("env_steps", "commit", "policies", "selection")
 _MORE = ("curve", "training_calls")
 """What records of earlier versions lack."""
-_KEYS = ("table", "experiment", "source", "environment", "trained", "seconds", "states", *_MEASURED)
 
 
 def read(table: str, job: Job, kinds: Mapping[str, str]) -> Record:
-    """Return the record of a run of a table that is done; where it calls, in these kinds of state, for a common run."""
-    measured = _json(job.folder / "frontier.json")
+    """Return the record of a run of a table that is done; where it calls, in these kinds of state, for a common run.
+
+    Raises `RunError` where the run is damaged.
+    """
+    measured = read_json(job.folder / "frontier.json")
     trained = next(job.folder / name for name in ("trained.json", "environment.json") if (job.folder / name).is_file())
     last = load_checkpoint((job.source or job).folder / "checkpoints" / "last.pt")
-    return {
+    record = {
         "schema": SCHEMA,
         "table": table,
         "experiment": config.plain(job.experiment),
         "source": config.plain(job.source.experiment) if job.source else None,
-        "environment": _json(job.folder / "environment.json"),
-        "trained": _json(trained).get("commit"),
+        "environment": read_json(job.folder / "environment.json"),
+        "trained": read_json(trained).get("commit"),
         "seconds": float(last["seconds"]),
         "updates": {name: _updates(state) for name, state in last.get("learners", {}).items()},
         "states": count_calls(Run.open(job.folder), kinds) if kinds and not job.method else None,
         **{key: measured.get(key) for key in (*_MEASURED, *_MORE)},
         "commits": measured.get("commits") or [measured.get("commit")],
     }
+    fix = f"remove it, or its results alone: `londi evaluate {job.folder}` makes them again"
+    shapes.check(shapes.Kept, record, job.folder, fix)
+    _check_counts(record, job, kinds, job.folder, fix)
+    return record
 
 
 def _updates(learner: Mapping[str, Any]) -> int:
@@ -58,14 +65,28 @@ def load(folder: Path, every: Sequence[Job], kinds: Mapping[str, str]) -> dict[s
     found = {}
     for job in every:
         path = folder / f"{job.folder.name}.json"
-        record = _json(path) if path.is_file() else None
-        if record is None:
+        try:
+            record = read_json(path)
+        except FileNotFoundError:
             continue
-        if record.get("schema") != SCHEMA or not {*_KEYS} <= {*record}:
-            raise RunError(f"{path} is damaged, or of another version of londi: run the table without --published")
+        fix = "run the table without --published"
+        if record.get("schema") != SCHEMA:
+            raise RunError(f"{path} is damaged, or of another version of londi: {fix}")
+        shapes.check(shapes.Kept, record, path, fix)
         if _fits(record, job, kinds):
+            _check_counts(record, job, kinds, path, fix)
             found[job.folder.name] = record
     return found
+
+
+def _check_counts(record: Record, job: Job, kinds: Mapping[str, str], path: Path, fix: str) -> None:
+    """Raise `RunError` where a record counts other episodes than its run has, or other kinds of state than these."""
+    wrong = [row["name"] for row in record["policies"] if row["episodes"] != job.experiment.evaluate.episodes]
+    if kinds and not job.method:
+        found = [row["label"] for row in record["states"]["rows"]]
+        wrong += {*found} ^ labels(kinds) or [label for label in found if found.count(label) > 1]
+    if wrong:
+        raise RunError(f"{path} is damaged (it counts otherwise than its experiment says: '{wrong[0]}'): {fix}")
 
 
 def _fits(record: Record, job: Job, kinds: Mapping[str, str]) -> bool:
@@ -92,14 +113,19 @@ def check(folder: Path) -> None:
 
 
 def save(folder: Path, records: Mapping[str, Record]) -> None:
-    """Write the records of a table, a line for each policy, and remove those of its runs that it has no more."""
-    folder.mkdir(exist_ok=True)
+    """Write the records of a table, a line for each policy, and remove those of its runs that it has no more.
+
+    Raises `WriteError`, and `RunError` where another file there is damaged.
+    """
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
     for name, record in records.items():
         write_text(folder / f"{name}.json", _text(record))
-    tables = {record["table"] for record in records.values()}
+    tables = [record["table"] for record in records.values()]
     for path in folder.glob("*.json"):
-        if path.stem not in records and _json(path).get("table") in tables:
-            path.unlink()
+        if path.is_file() and path.stem not in records and read_json(path).get("table") in tables:
+            with writing(path):
+                path.unlink()
 
 
 def _text(record: Record) -> str:
@@ -111,13 +137,3 @@ def _text(record: Record) -> str:
         else:
             lines.append(f' "{key}": {json.dumps(value, allow_nan=False)}')
     return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise RunError(f"{path} is damaged: remove it and run again")
-    return found
