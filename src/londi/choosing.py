@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from londi.frontier import COSTS, LEARNED, find, has_shares
+from londi.frontier import COSTS, LEARNED, find, why_no_shares
 
 
 def choose(
@@ -17,7 +17,7 @@ def choose(
     It must keep it by one standard error: the cheapest of many policies that just pass has had luck on these seeds,
     and falls short on others. None where no policy does, or DEEPTHINK never succeeds or answers no call.
     """
-    if not has_shares(selection):
+    if why_no_shares(selection):
         return None
     floor = level * find(selection, "DEEPTHINK")["success"]["mean"]
     fit = [row for row in selection if row["kind"] in kinds and _at_least(row, floor, 1)]
@@ -38,6 +38,8 @@ def in_doubt(selection: Sequence[Mapping[str, Any]], level: float) -> frozenset[
     A race, in which what is clear stops early, as in Maron and Moore 1994, Hoeffding races; but without their bound on
     the error of all looks together, and with DEEPTHINK's own success taken as it is.
     """
+    if why_no_shares(selection):
+        return frozenset()
     floor = level * find(selection, "DEEPTHINK")["success"]["mean"]
     settings = [row for row in selection if row["kind"] not in ("model", "oracle") and _at_least(row, floor, -2)]
     clear = [row for row in settings if _at_least(row, floor, 2)]
@@ -61,7 +63,7 @@ def choice(
     (see `choose`), or DEEPTHINK never succeeds or answers no call on test seeds.
     """
     chosen = choose(selection, level, kinds)
-    if chosen is None or not has_shares(test):
+    if chosen is None or why_no_shares(test):
         return None
     row, deep = find(test, chosen["name"]), find(test, "DEEPTHINK")
     return {

@@ -121,14 +121,16 @@ def family(rows: Sequence[Mapping[str, Any]], kind: str) -> list[Mapping[str, An
     return found
 
 
-def has_shares(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether DEEPTHINK, alone, answered calls and succeeded at all: without, there is nothing to be a share of."""
+def why_no_shares(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say why nothing can be a share of DEEPTHINK's, or "": alone it must have answered calls, and succeeded."""
     deep = find(rows, "DEEPTHINK")
-    return bool(deep["calls"]["mean"] > 0 and deep["success"]["mean"] > 0)
+    if not deep["calls"]["mean"]:
+        return "DEEPTHINK answered no call"
+    return "" if deep["success"]["mean"] else "DEEPTHINK never succeeded"
 
 
 def _measured(rows: Sequence[Mapping[str, Any]], kind: str) -> bool:
-    return has_shares(rows) and any(row["kind"] == kind for row in rows)
+    return not why_no_shares(rows) and any(row["kind"] == kind for row in rows)
 
 
 def _points(rows: Sequence[Mapping[str, Any]], kind: str) -> list[tuple[float, float]]:

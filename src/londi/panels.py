@@ -50,8 +50,9 @@ def save_frontiers(
         axes.set_xlabel("calls, of DEEPTHINK’s", fontsize=9)
     for axes in grid[:, 0]:
         axes.set_ylabel("success, of DEEPTHINK’s", fontsize=9)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False, fontsize=9.5)
+    legends = (zip(*axes.get_legend_handles_labels(), strict=True) for axes in grid.flat)
+    shown = {label: handle for legend in legends for handle, label in legend}
+    figure.legend(shown.values(), shown.keys(), loc="lower center", ncols=3, frameon=False, fontsize=9.5)
     figure.tight_layout(rect=(0, 0.22 / rows + 0.02, 1, 1), h_pad=1.4)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
@@ -66,16 +67,22 @@ def _best(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return found
 
 
+def _setting(row: Mapping[str, Any]) -> tuple[str, Any]:
+    """What a policy is called in every seed: one that is capped has its own best price in its name."""
+    return row["kind"], row["value"] if row["kind"] == "capped" else row["name"]
+
+
 def _panel(axes: Any, tables: Sequence[Mapping[str, Any]]) -> None:
     points: dict[str, tuple[str, float, float]] = {}
+    if why := next(filter(None, (frontier.why_no_shares(each["policies"]) for each in tables)), ""):
+        axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", fontsize=9, color=plots.MUTED)
+        return
     deep = {
         key: mean(frontier.find(each["policies"], "DEEPTHINK")[key]["mean"] for each in tables)
         for key in ("calls", "success")
     }
-    if not all(deep.values()):
-        return  # there is nothing to be a share of
     for row in tables[0]["policies"]:
-        same = [one for table in tables for one in table["policies"] if one["name"] == row["name"]]
+        same = [one for table in tables for one in table["policies"] if _setting(one) == _setting(row)]
         calls, success = (mean(one[key]["mean"] for one in same) / deep[key] for key in ("calls", "success"))
         points[row["name"]] = row["kind"], calls, success
     for kind, (label, color, marker, dash, width) in _LINES.items():

@@ -14,7 +14,7 @@ from typing import Any
 
 from londi.episode import Episode
 from londi.errors import MissingExtraError, RunError
-from londi.frontier import SCHEMA
+from londi.frontier import SCHEMA, why_no_shares
 from londi.labels import Labels
 
 INK, MUTED, FAINT, PAPER = "#1c1f23", "#5b6470", "#d5d9de", "#ffffff"
@@ -73,6 +73,8 @@ def chosen_policy(frontier: dict[str, Any]) -> dict[str, Any] | None:
 def headline(frontier: dict[str, Any]) -> str:
     """Say in one sentence what the chosen policy keeps of DEEPTHINK's success, and with how many of its calls."""
     choice = chosen_policy(frontier)
+    if why := why_no_shares(frontier["policies"]):
+        return f"{why}: nothing can be a share of its"
     if not choice:
         return "No policy reached 95\u00a0% of DEEPTHINK’s success with fewer calls"
     kept, calls = percent(choice["success_ratio"]), percent(choice["calls_ratio"])

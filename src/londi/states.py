@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from londi.episode import Episode, Step
 from londi.usage import budget_text
 
-THIRDS = "first third of its episode", "second third", "last third"
-"""What the parts of an episode are called."""
-
 
 @dataclass(frozen=True)
 class Rate:

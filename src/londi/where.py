@@ -21,9 +21,10 @@ from londi.errors import ConfigError, RunError
 from londi.files import read_json, write_text
 from londi.making import make_envs
 from londi.run import Run
-from londi.states import THIRDS, OpenStep, open_steps
+from londi.states import OpenStep, open_steps
 
 ALL, DIFFER, AGREE = "all steps", "the models differ", "they agree"
+THIRDS = "first third of its episode", "second third", "last third"
 COUNTS = ("steps", "calls", "differ")
 _BATCH = 256
 _WORD = re.compile(r"[^\W_]+")

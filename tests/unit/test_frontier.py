@@ -114,6 +114,7 @@ def test_nothing_is_a_share_of_nothing(calls: float, success: float, quick: floa
     for measure in (frontier.hypervolume, frontier.gain, frontier.gaps, frontier.apgr, frontier.aiq, frontier.regret):
         assert measure(table, "price") is None
     assert choosing.choice(table, TABLE, 0.99) is None
+    assert choosing.in_doubt(table, 0.99) == frozenset(), "more episodes would say no more"
     assert choosing.choice([*PAIR, row("price 1", "price", 1, 0.8)], table, 0.99) is None
     found = frontier.metrics(table, {"at_99": choosing.choice(table, table, 0.99)})
     assert found["cpt50"] is None

@@ -189,10 +189,10 @@ RECORDS: dict[str, tuple[Change, str]] = {
         "'policies.2': 'solved' is of another number of episodes",
     ),
     "no digits": (lambda r: r["policies"][2].update(solved="x" * 10), "'policies.2.solved': "),
-    "other episodes": (lambda r: r["policies"][2].update(episodes=39), "it counts otherwise than its experiment says"),
+    "other episodes": (lambda r: r["policies"][2].update(episodes=39), "'price 0.1' has 39 episodes, not 40"),
     "no machine": (lambda r: r["environment"].pop("machine"), "'environment.machine': "),
     "commits": (lambda r: r.update(commits=[[]]), "'commits.0': "),
-    "no states": (lambda r: r["states"]["rows"].pop(), "it counts otherwise than its experiment says: 'they agree'"),
+    "no states": (lambda r: r["states"]["rows"].pop(), "it does not count the states 'they agree' once"),
     "curve": (lambda r: r.update(curve=[{"step": 1}]), "'curve.0.hypervolume': "),
 }
 NUMBERS: dict[str, tuple[Change, str]] = {
@@ -230,7 +230,7 @@ def places(value: Any, at: tuple[str | int, ...] = ()) -> Iterator[tuple[str | i
 
 
 @pytest.mark.parametrize("path", [STORED, RECORD], ids=str)
-def test_whatever_is_missing_is_told(here: Path, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_whatever_is_missing_is_no_traceback(here: Path, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = path.read_text()
     for at in random.Random(0).sample([*places(json.loads(whole))], 40):
         data = inside = json.loads(whole)

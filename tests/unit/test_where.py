@@ -17,10 +17,9 @@ from londi.lms.base import Decision
 from londi.making import make_encoder, make_envs
 from londi.rollout import Assignment, rollout
 from londi.run import Run
-from londi.states import THIRDS
 from londi.switchers import RandomRate
 from londi.usage import Usage
-from londi.where import check_kinds, count_calls
+from londi.where import THIRDS, check_kinds, count_calls
 
 ROOT = Path(__file__).parents[2]
 

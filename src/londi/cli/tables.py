@@ -63,7 +63,7 @@ def reproduce(
     if quick and (published or check):
         other = "--published" if published else "--check"
         raise ConfigError(f"--quick runs are not published: leave out --quick or {other}")
-    pages = {} if quick or check else _pages(spec)
+    pages = {} if quick else _pages(spec)
     written = _stored(source.with_suffix(".json")) if check else {}
     spec = shortened(spec) if quick else spec
     every = jobs_of(spec, folder / spec.folder)

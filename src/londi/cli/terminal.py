@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from londi.frontier import find, has_shares
+from londi.frontier import why_no_shares
 
 out, err = Console(), Console(stderr=True)
 
@@ -69,7 +69,9 @@ def print_frontier(result: dict[str, Any]) -> None:
             f"{row['steps']:.1f}",
         )
     out.print(table)
-    for key, level in (("at_99", 99), ("at_95", 95)):
+    if why := why_no_shares(result["policies"]):
+        out.print(f"{why}: nothing can be a share of its")
+    for key, level in () if why else (("at_99", 99), ("at_95", 95)):
         c = result["choices"][key]
         if c:
             line = f"{c['success_ratio']:.1%} of DEEPTHINK's success with {c['calls_ratio']:.1%} of its calls"
@@ -77,10 +79,7 @@ def print_frontier(result: dict[str, Any]) -> None:
         else:
             out.print(f"no policy kept {level} % of DEEPTHINK's success on the selection seeds", highlight=False)
     volumes = {k: v for k, v in result["metrics"]["hypervolume"].items() if v is not None}
-    if not has_shares(result["policies"]):
-        calls = find(result["policies"], "DEEPTHINK")["calls"]["mean"]
-        out.print(f"DEEPTHINK {'never succeeded' if calls else 'answered no call'}: nothing can be a share of its")
-    elif volumes:
+    if volumes:
         out.print("hypervolume: " + ", ".join(f"{k} {v:.3f}" for k, v in volumes.items()), highlight=False)
     calls, episodes = result.get("training_calls"), result["metrics"].get("pays_off_after")
     if calls is not None and episodes:

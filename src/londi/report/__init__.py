@@ -19,6 +19,7 @@ from londi import plots, states
 from londi.episode import Episode, read_episodes
 from londi.errors import RunError
 from londi.files import write_text, writing
+from londi.frontier import why_no_shares
 from londi.plots import percent
 from londi.report.replay import find_ordinary, find_rescue, replay_html
 from londi.report.tables import amount, metrics_html, policies_html, rates_html
@@ -118,7 +119,9 @@ _CALLS_CAPTION = (
 def _lede(frontier: dict[str, Any], rows: dict[str, Any]) -> str:
     best, cheaper = frontier["choices"].get("at_99"), frontier["choices"].get("at_95")
     said = []
-    if best:
+    if why := why_no_shares(frontier["policies"]):
+        said.append(f"{why}, so that no policy can be held against it: success below is QUICK’s own work.")
+    elif best:
         row, deep = best["test"], rows["DEEPTHINK"]
         success = row["success"]
         said.append(

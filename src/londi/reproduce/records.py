@@ -81,12 +81,16 @@ def load(folder: Path, every: Sequence[Job], kinds: Mapping[str, str]) -> dict[s
 
 def _check_counts(record: Record, job: Job, kinds: Mapping[str, str], path: Path, fix: str) -> None:
     """Raise `RunError` where a record counts other episodes than its run has, or other kinds of state than these."""
-    wrong = [row["name"] for row in record["policies"] if row["episodes"] != job.experiment.evaluate.episodes]
+    count = job.experiment.evaluate.episodes
+    wrong = [
+        f"'{r['name']}' has {r['episodes']} episodes, not {count}" for r in record["policies"] if r["episodes"] != count
+    ]
     if kinds and not job.method:
         found = [row["label"] for row in record["states"]["rows"]]
-        wrong += {*found} ^ labels(kinds) or [label for label in found if found.count(label) > 1]
+        other = {*found} ^ labels(kinds) or [label for label in found if found.count(label) > 1]
+        wrong += [f"it does not count the states '{label}' once" for label in other]
     if wrong:
-        raise RunError(f"{path} is damaged (it counts otherwise than its experiment says: '{wrong[0]}'): {fix}")
+        raise RunError(f"{path} is damaged ({wrong[0]}): {fix}")
 
 
 def _fits(record: Record, job: Job, kinds: Mapping[str, str]) -> bool:

@@ -155,7 +155,7 @@ def _chosen(found: Mapping[str, Any], base: Record) -> tuple[dict[str, Any], _So
 def _only(test: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """What is said of the oracle, which needs no choice: its success and calls, and not what it takes: it asks both."""
     rows = [row for row in test if row["kind"] == "oracle"]
-    if not rows or not frontier.has_shares(test):
+    if not rows or frontier.why_no_shares(test):
         return None
     row, deep = rows[0], frontier.find(test, "DEEPTHINK")
     shares = {f"{what}_ratio": row[what]["mean"] / deep[what]["mean"] for what in ("success", "calls")}
@@ -196,17 +196,18 @@ def _overall(tasks: Mapping[str, Any], methods: Sequence[Method]) -> dict[str, A
     """Interquartile mean of the gain over all seeds and those tasks in which the models differ, and how probably
     londi's own methods are better by hypervolume and by AIQ: the first of all, and the first of prices and of budgets.
 
-    What was not measured in all of them is left out; what learns nothing is measured once, and gets no interval, nor
+    Tasks in which DEEPTHINK never succeeds, or answers no call, are left out; so is what was not measured in all of the
+    others. What learns nothing is measured once, and gets no interval, nor
     does anything where a task has fewer than five training seeds. Of the oracle all this would say little: it has one
     setting, and its area goes in one step.
     """
     firsts = {method.family: method.name for method in reversed(methods) if method.family in frontier.LEARNED}
     ours = [method.name for method in methods if method.name in (methods[0].name, *firsts.values())]
+    tasks = {name: task for name, task in tasks.items() if any(map(_in_all, task["methods"].values()))}
     families = {
         method.name: method.family
         for method in methods
-        if method.family != "oracle"
-        and all(None not in t["methods"][method.name]["hypervolume"] for t in tasks.values())
+        if method.family != "oracle" and all(_in_all(task["methods"][method.name]) for task in tasks.values())
     }
     gains = {name: [task["methods"][name]["gain"] for task in tasks.values()] for name in families}
     apart = [task for i, task in enumerate(tasks) if all(None not in row[i] for row in gains.values())]
@@ -221,6 +222,11 @@ def _overall(tasks: Mapping[str, Any], methods: Sequence[Method]) -> dict[str, A
         better = {own: {by: _better(each[own], each[name], enough) for by, each in scores.items()} for own in others}
         found[name] = {"iqm": protocol.iqm(row), "low": low, "high": high, "better": better, "tasks": apart}
     return found
+
+
+def _in_all(method: Mapping[str, Any]) -> bool:
+    """Whether a method was measured with every seed of its task."""
+    return None not in method["hypervolume"]
 
 
 def _better(own: protocol.Scores, other: protocol.Scores, enough: bool) -> dict[str, Any]:
