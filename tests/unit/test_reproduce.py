@@ -767,3 +767,18 @@ def test_what_the_page_says_of_the_parts_is_in_its_numbers() -> None:
     assert passed == {"two readers with text (`readers = 2`)"}
     kept = [one["success_ratio"] for one in methods["two readers with text (`readers = 2`)"]["at_99"]]
     assert sum(share >= 0.99 for share in kept) == 1
+
+
+def test_what_the_page_says_of_runs_apart_is_in_its_numbers() -> None:
+    rows = json.loads((ROOT / "experiments" / "tables" / "apart.json").read_text())["overall"]
+    text = " ".join((ROOT / "docs" / "rivals.md").read_text().split())
+
+    def better(own: str, other: str) -> list[str]:
+        (row,) = (row for name, row in rows.items() if name.startswith(f"{other}, a run"))
+        return [f"{by['all']:.2f}".removeprefix("0") for by in row["better"][own].values()]
+
+    area, hull = better("learned prices", "LONDI")
+    assert f"(better in {area} of the pairs by area, {hull} by AIQ)" in text
+    assert f"three runs of LONDI-B in {better('learned budgets', 'LONDI-B')[0]} of the pairs by area" in text
+    for other in ("SAC", "PPO"):
+        assert better("learned prices", other) == ["1.00", "1.00"]
