@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import pytest
 
-from londi import config, frontier, panels, reproduce
+from londi import config, frontier, panels, plots, reproduce
 from londi.cli import main
 from londi.errors import ConfigError, RunError
 from londi.jobs import Job, _steps, run
@@ -673,8 +673,13 @@ def test_the_printed_numbers_are_the_ones_that_a_fresh_run_finds(
 def test_what_a_picture_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every family has its line, a price under a cap whatever the price; nothing where there is no share."""
     shown: list[Any] = []
-    make = panels.plots.new_figure
-    monkeypatch.setattr(panels.plots, "new_figure", lambda *size: shown.append(make(*size)) or shown[-1])
+    make = plots.new_figure
+
+    def new_figure(width: float, height: float) -> Any:
+        shown.append(make(width, height))
+        return shown[-1]
+
+    monkeypatch.setattr(plots, "new_figure", new_figure)
     oracle = row("disagreement oracle", "oracle", 2, 0.8)
 
     def seed(price: str, calls: float) -> dict[str, Any]:
