@@ -94,6 +94,7 @@ def _panel(axes: Any, tables: Sequence[Mapping[str, Any]]) -> None:
             beaten = [point for point in settings if point not in line and point[0] <= 1]
             if beaten:
                 axes.plot(*zip(*beaten, strict=True), marker, color=color, markersize=3, alpha=0.4)
-    axes.plot(*points["disagreement oracle"][1:], "*", color=plots.INK, markersize=9, label="disagreement oracle")
+    if oracle := points.get("disagreement oracle"):
+        axes.plot(*oracle[1:], "*", color=plots.INK, markersize=9, label="disagreement oracle")
     for name in ("QUICK", "DEEPTHINK"):
         axes.plot(*points[name][1:], "o", color=plots.INK, markersize=4)
