@@ -8,6 +8,7 @@ from statistics import mean
 from typing import Any
 
 from londi import frontier, plots
+from londi.frontier import UP_TO
 
 _LINES = {
     "price": ("learned prices", plots.GREEN, "D", "-", 2.0),
@@ -67,13 +68,14 @@ def _best(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return found
 
 
-def _setting(row: Mapping[str, Any]) -> tuple[str, Any]:
-    """What a policy is called in every seed: one that is capped has its own best price in its name."""
-    return row["kind"], row["value"] if row["kind"] == "capped" else row["name"]
+def _settings(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, Any], Mapping[str, Any]]:
+    """The policies by kind and by what they are called in every seed: those under a cap have a seed's price in their
+    names, and that price without a cap is one of them."""
+    capped = {("capped", r["value"] if UP_TO in r["name"] else None): r for r in frontier.family(rows, "capped")}
+    return {(row["kind"], row["name"]): row for row in rows if row["kind"] != "capped"} | capped
 
 
 def _panel(axes: Any, tables: Sequence[Mapping[str, Any]]) -> None:
-    points: dict[str, tuple[str, float, float]] = {}
     if why := next(filter(None, (frontier.why_no_shares(each["policies"]) for each in tables)), ""):
         axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", fontsize=9, color=plots.MUTED)
         return
@@ -81,20 +83,23 @@ def _panel(axes: Any, tables: Sequence[Mapping[str, Any]]) -> None:
         key: mean(frontier.find(each["policies"], "DEEPTHINK")[key]["mean"] for each in tables)
         for key in ("calls", "success")
     }
-    for row in tables[0]["policies"]:
-        same = [one for table in tables for one in table["policies"] if _setting(one) == _setting(row)]
+    every = [_settings(table["policies"]) for table in tables]
+    points: dict[tuple[str, Any], tuple[float, float]] = {}
+    for setting in every[0]:
+        same = [settings[setting] for settings in every if setting in settings]
         calls, success = (mean(one[key]["mean"] for one in same) / deep[key] for key in ("calls", "success"))
-        points[row["name"]] = row["kind"], calls, success
+        points[setting] = calls, success
+    quick, alone = points["model", "QUICK"], points["model", "DEEPTHINK"]
     for kind, (label, color, marker, dash, width) in _LINES.items():
-        settings = [point[1:] for point in points.values() if point[0] == kind]
+        settings = [point for (found, _), point in points.items() if found == kind]
         if settings:
-            ends = [points["QUICK"][1:], *([points["DEEPTHINK"][1:]] if kind in ("entropy", "random") else [])]
-            line = _best(sorted([*settings, *ends]))
+            line = _best(sorted([*settings, quick, *([alone] if kind in ("entropy", "random") else [])]))
             axes.plot(*zip(*line, strict=True), marker, ls=dash, lw=width, color=color, markersize=3.5, label=label)
             beaten = [point for point in settings if point not in line and point[0] <= 1]
             if beaten:
                 axes.plot(*zip(*beaten, strict=True), marker, color=color, markersize=3, alpha=0.4)
-    if oracle := points.get("disagreement oracle"):
-        axes.plot(*oracle[1:], "*", color=plots.INK, markersize=9, label="disagreement oracle")
-    for name in ("QUICK", "DEEPTHINK"):
-        axes.plot(*points[name][1:], "o", color=plots.INK, markersize=4)
+    for (kind, _), point in points.items():
+        if kind == "oracle":
+            axes.plot(*point, "*", color=plots.INK, markersize=9, label="disagreement oracle")
+    for point in (quick, alone):
+        axes.plot(*point, "o", color=plots.INK, markersize=4)

@@ -192,7 +192,7 @@ RECORDS: dict[str, tuple[Change, str]] = {
     "other episodes": (lambda r: r["policies"][2].update(episodes=39), "'price 0.1' has 39 episodes, not 40"),
     "no machine": (lambda r: r["environment"].pop("machine"), "'environment.machine': "),
     "commits": (lambda r: r.update(commits=[[]]), "'commits.0': "),
-    "no states": (lambda r: r["states"]["rows"].pop(), "it does not count the states 'they agree' once"),
+    "no states": (lambda r: r["states"]["rows"].pop(), "it lacks the states 'they agree'"),
     "curve": (lambda r: r.update(curve=[{"step": 1}]), "'curve.0.hypervolume': "),
 }
 NUMBERS: dict[str, tuple[Change, str]] = {

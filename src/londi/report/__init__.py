@@ -120,7 +120,7 @@ def _lede(frontier: dict[str, Any], rows: dict[str, Any]) -> str:
     best, cheaper = frontier["choices"].get("at_99"), frontier["choices"].get("at_95")
     said = []
     if why := why_no_shares(frontier["policies"]):
-        said.append(f"{why}, so that no policy can be held against it: success below is QUICK’s own work.")
+        said.append(f"{why}, so that no policy can be held against it.")
     elif best:
         row, deep = best["test"], rows["DEEPTHINK"]
         success = row["success"]

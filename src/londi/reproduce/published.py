@@ -164,12 +164,13 @@ def _overall(result: Mapping[str, Any]) -> list[str]:
     ours = [name for name in rows if any(name in row["better"] for row in rows.values())]
     by = {"gain": "hypervolume", "aiq": "AIQ"}
     columns = "".join(f"| probability that {own} is better, by {what} " for own in ours for what in by.values())
-    lines = [f"| all tasks and seeds | interquartile mean of gain {columns}|", f"|---|{'---:|' * (1 + 2 * len(ours))}"]
+    tasks = next(iter(rows.values()))["tasks"]
+    over = "all tasks and seeds" if len(tasks) == len(result["tasks"]) else f"all seeds of {'; '.join(tasks)}"
+    lines = [f"| {over} | interquartile mean of gain {columns}|", f"|---|{'---:|' * (1 + 2 * len(ours))}"]
     for name, row in rows.items():
         better = [row["better"].get(own, {}).get(key) for own in ours for key in by]
         cells = [_between(row["iqm"], row, 3), *("" if b is None else _between(b["all"], b, 2) for b in better)]
         lines.append(f"| {' | '.join([name, *cells])} |")
-    tasks = next(iter(rows.values()))["tasks"]
     if ours and len(tasks) > 1:
         lines += ["", f"| probability that {ours[0]} is better, by hypervolume / by AIQ | {' | '.join(tasks)} |"]
         lines.append(f"|---|{'---:|' * len(tasks)}")

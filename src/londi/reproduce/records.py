@@ -87,8 +87,9 @@ def _check_counts(record: Record, job: Job, kinds: Mapping[str, str], path: Path
     ]
     if kinds and not job.method:
         found = [row["label"] for row in record["states"]["rows"]]
-        other = {*found} ^ labels(kinds) or [label for label in found if found.count(label) > 1]
-        wrong += [f"it does not count the states '{label}' once" for label in other]
+        wrong += [f"it lacks the states '{label}'" for label in sorted(labels(kinds) - {*found})]
+        wrong += [f"it has the states '{label}', which are not asked for" for label in sorted({*found} - labels(kinds))]
+        wrong += [f"it has the states '{label}' twice" for label in found if found.count(label) > 1]
     if wrong:
         raise RunError(f"{path} is damaged ({wrong[0]}): {fix}")
 
