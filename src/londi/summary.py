@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,18 +10,17 @@ from typing import Any
 
 from londi.config import Experiment
 from londi.errors import RunError
+from londi.files import read_json
 from londi.frontier import SCHEMA, find
 from londi.run import Run
 
 
 def _read(run: Path) -> dict[str, Any]:
     path = run / "frontier.json"
-    if not path.is_file():
-        raise RunError(f"no {path}: run `londi evaluate {run}` first")
     try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise RunError(f"{path} is damaged: run `londi evaluate {run}` again") from error
+        data = read_json(path, f"run `londi evaluate {run}` again")
+    except FileNotFoundError as error:
+        raise RunError(f"no {path}: run `londi evaluate {run}` first") from error
     if data.get("schema") != SCHEMA:
         raise RunError(f"{path} was written by another version of londi: run `londi evaluate {run}` again")
     return data

@@ -788,3 +788,39 @@ def test_what_the_page_says_of_runs_apart_is_in_its_numbers() -> None:
     assert f"three runs of LONDI-B in {better('learned budgets', 'LONDI-B')[0]} of the pairs by area" in text
     for other in ("SAC", "PPO"):
         assert better("learned prices", other) == ["1.00", "1.00"]
+
+
+def test_what_the_page_says_of_one_run_is_in_its_numbers() -> None:
+    methods = json.loads((ROOT / "experiments" / "tables" / "one_run.json").read_text())["tasks"]["key and door"][
+        "methods"
+    ]
+    text = " ".join((ROOT / "docs" / "rivals.md").read_text().split())
+    for learner, paper in (("budgets", "LONDI-B"), ("prices", "LONDI")):
+        one, eight = methods[f"learned {learner}, one run"], methods[f"{paper}, eight runs of an eighth of the steps"]
+        assert eight["env_steps"] == one["env_steps"]
+        assert eight["updates"] == pytest.approx(one["updates"], rel=0.01)
+        areas = (f"{mean(method['hypervolume']):.2f}".removeprefix("0") for method in (one, eight))
+        first, second = areas
+        said = f"({first} of area against {second})" if learner == "budgets" else f"({first} against {second})"
+        assert f"for {learner} {said}" in text
+
+
+def test_what_the_page_says_of_a_gpu_is_in_its_numbers() -> None:
+    rows = json.loads((ROOT / "docs" / "gpu.json").read_text())["rows"]
+    text = " ".join((ROOT / "docs" / "models.md").read_text().split())
+    single, step = ([row for row in rows if row["together"] == together] for together in (1, 64))
+    for each in (single, step):
+        quick, both = each[0], each[-1]
+        assert (quick["policy"], both["policy"]) == ("QUICK", "DEEPTHINK")
+        alone = both["device_seconds"] - quick["device_seconds"]
+        assert all(row["device_seconds"] > alone for row in each[1:]), "no GPU time is saved"
+    quick, both = step[0], step[-1]
+    passes = [
+        (row["device_seconds"] - quick["device_seconds"]) / (both["device_seconds"] - quick["device_seconds"])
+        for row in step[1:]
+        if row["calls"] < 0.21
+    ]
+    assert all(0.4 < share < 0.6 for share in passes), "about half"
+    tenth = min(step, key=lambda row: abs(row["calls"] - 0.1))
+    energy = tenth["joules"] / (both["joules"] - quick["joules"])
+    assert f"at a tenth of the calls it is {100 * energy:.0f} % of DEEPTHINK's alone" in text

@@ -18,7 +18,7 @@ from typing import Any
 from londi import plots, states
 from londi.episode import Episode, read_episodes
 from londi.errors import RunError
-from londi.files import write_text, writing
+from londi.files import read_json, write_text, writing
 from londi.frontier import why_no_shares
 from londi.plots import percent
 from londi.report.replay import find_ordinary, find_rescue, replay_html
@@ -311,12 +311,9 @@ def _read_text(path: Path, fix: str) -> str:
 
 def _read_json(path: Path, fix: str) -> dict[str, Any]:
     try:
-        data = json.loads(_read_text(path, fix))
-    except json.JSONDecodeError as error:
-        raise RunError(f"{path} is no JSON (cut off?): run `londi evaluate RUN` again") from error
-    if not isinstance(data, dict):
-        raise RunError(f"{path} holds no JSON object: run `londi evaluate RUN` again")
-    return data
+        return read_json(path, "run `londi evaluate RUN` again")
+    except FileNotFoundError as error:
+        raise RunError(f"no {path.name} in {path.parent}: {fix}") from error
 
 
 def _read_episodes(run: Path, name: str) -> list[Episode]:

@@ -197,9 +197,8 @@ def _overall(tasks: Mapping[str, Any], methods: Sequence[Method]) -> dict[str, A
     londi's own methods are better by hypervolume and by AIQ: the first of all, and the first of prices and of budgets.
 
     Tasks in which DEEPTHINK never succeeds, or answers no call, are left out; so is what was not measured in all of the
-    others. What learns nothing is measured once, and gets no interval, nor
-    does anything where a task has fewer than five training seeds. Of the oracle all this would say little: it has one
-    setting, and its area goes in one step.
+    others. What learns nothing is measured once, and gets no interval, nor does anything where a task has fewer than
+    five training seeds. Of the oracle all this would say little: it has one setting, and its area goes in one step.
     """
     firsts = {method.family: method.name for method in reversed(methods) if method.family in frontier.LEARNED}
     ours = [method.name for method in methods if method.name in (methods[0].name, *firsts.values())]
