@@ -40,18 +40,18 @@ def noted() -> bool:
 
 
 @contextmanager
-def held_back() -> Iterator[Held]:
+def held_back(*, every: bool = False) -> Iterator[Held]:
     """Hold signals back, and yield what to call where work may stop.
 
-    A second signal acts at once. Does nothing outside the main thread, and leaves alone what is ignored (as in the
-    background of a shell) or handled by somebody else.
+    A second signal acts at once, unless `every` one is to be held back. Does nothing outside the main thread, and
+    leaves alone what is ignored (as in the background of a shell) or handled by somebody else.
     """
     held = Held()
 
     def note(number: int, frame: FrameType | None) -> None:
         held.arrived.append(number)
         _noted.append(number)
-        if held.urgent:
+        if held.urgent and not every:
             raise _RAISED[number]
 
     mine = (signal.SIG_DFL, signal.default_int_handler)

@@ -13,12 +13,16 @@ from londi import config
 from londi.config import Experiment
 from londi.errors import RunError
 from londi.files import reading, write_text, writing
+from londi.interrupts import held_back
 from londi.lifeline import GRACE_S, Commands
 from londi.policies import same_selection, same_training
 from londi.run import Run
 
 WAIT_S = GRACE_S + 30.0
 """Seconds that a training waits for one that has lost its parent: so long it may take to end, and more."""
+POLL_S = 0.1
+"""Seconds after which those that run are looked at again. (A signal raised inside the locks of threads would leave one
+locked: it is noted, and looked at here.)"""
 
 
 def merged(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,35 +153,35 @@ def run_all(
     """Run the jobs, so many at a time; `progress` is told of each that is done. Raises the first `RunError`, once those
     that run have ended; none begins after it.
 
-    On Ctrl-C those that run end as on SIGTERM: training writes a checkpoint. `ending` is told how many there are; on
-    a second Ctrl-C they end at once.
+    On Ctrl-C or SIGTERM those that run end as on SIGTERM: training writes a checkpoint. `ending` is told how many there
+    are; on a second signal they end at once. Then `KeyboardInterrupt` is raised (on SIGTERM, its `Terminated`).
     """
-    commands, pool = Commands(), ThreadPoolExecutor(processes)
-    futures: list[Future[None]] = []
+    commands = Commands()
 
     def one(job: Job) -> None:
         run(job, commands)
         progress()
 
-    def rest() -> None:  # not by joining threads: in Python 3.11 one looks ended once that is interrupted
-        pool.shutdown(wait=False, cancel_futures=True)
-        wait([future for future in futures if not future.cancelled()])
-
-    try:
-        for job in todo:
-            futures.append(pool.submit(one, job))
+    with held_back(every=True) as held, ThreadPoolExecutor(processes) as pool:
+        futures = [pool.submit(one, job) for job in todo]
+        told = False
         try:
+            while running := [future for future in futures if not future.done()]:
+                wait(running, POLL_S)
+                if held.arrived or any(map(_failed, futures)):
+                    pool.shutdown(wait=False, cancel_futures=True)
+                if held.arrived and not told:
+                    told = True
+                    ending(commands.end())
+                if held.urgent:
+                    commands.end(at_once=True)
+            held()
             for future in futures:
-                future.result()
-        except Exception:
-            rest()
-            raise
-    except KeyboardInterrupt:
-        try:
-            ending(commands.end())
-            rest()
-        except KeyboardInterrupt:
-            commands.end(at_once=True)
-        raise
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+                if not future.cancelled():
+                    future.result()
+        finally:
+            commands.end()
+
+
+def _failed(future: Future[None]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is not None

@@ -391,6 +391,12 @@ def test_signals_are_held_back(defaults: None) -> None:
                 check()
             with pytest.raises(error):  # a second one does not wait
                 signal.raise_signal(number)
+    with held_back(every=True) as check:
+        for _ in range(3):
+            signal.raise_signal(signal.SIGTERM)
+        assert check.urgent
+        with pytest.raises(Terminated):
+            check()
     with held_back() as check:
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
