@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from inspect import unwrap
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,16 @@ from londi.errors import ConfigError
 from londi.learners.replay import Replay, Trajectory
 from londi.switchers.base import Switcher
 from londi.switchers.network import NetworkSwitcher
+
+
+class Adam(torch.optim.Adam):
+    """Adam without `torch.compile`: the import of that at its first step takes as long as that of the rest."""
+
+    step = torch.no_grad()(unwrap(torch.optim.Adam.step))
+    zero_grad = unwrap(torch.optim.Adam.zero_grad)
+    add_param_group = unwrap(torch.optim.Adam.add_param_group)
+    state_dict = unwrap(torch.optim.Adam.state_dict)
+    load_state_dict = unwrap(torch.optim.Adam.load_state_dict)
 
 
 class NetworkLearner(ABC):
@@ -31,7 +42,7 @@ class NetworkLearner(ABC):
         self.modules, self.peak, self.num_updates, self.updates = dict(modules), lr, num_updates, 0
         self.rng = np.random.default_rng((seed, 7))
         self.parameters = [p for name in trained for p in self.modules[name].parameters()]
-        self.optimiser = torch.optim.Adam(self.parameters, lr=lr, fused=True)
+        self.optimiser = Adam(self.parameters, lr=lr, fused=True)
 
     switcher: NetworkSwitcher
     """What was learned so far, without exploration; goes on changing."""
