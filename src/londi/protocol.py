@@ -17,6 +17,8 @@ from londi.errors import ConfigError, MissingExtraError
 FloatArray = NDArray[np.float64]
 Scores = Sequence[Sequence[float]]
 """A task a row, its training seeds the columns; rows may differ in length."""
+Rows = Sequence[FloatArray]
+"""The same as arrays (..., S), with as many draws in front of the seeds as there are."""
 REPEATS = 5_000
 """Draws of the bootstrap."""
 
@@ -26,19 +28,16 @@ def iqm(scores: Scores) -> float:
 
     A quarter that is no whole number of runs is rounded down. Raises `ConfigError` without a score.
     """
-    values = _flat(scores)
-    return float(_stats().trim_mean(values, 0.25))
+    return float(_iqm(_rows(scores)))
 
 
-def interval(
-    scores: Scores, statistic: Callable[[Scores], float] = iqm, seed: int = 0, repeats: int = REPEATS
-) -> tuple[float, float]:
-    """Return the stratified-bootstrap 95 % interval (percentiles) of a statistic: the seeds of each task drawn anew.
+def interval(scores: Scores, seed: int = 0, repeats: int = REPEATS) -> tuple[float, float]:
+    """Return the stratified-bootstrap 95 % interval (percentiles) of `iqm`: the seeds of each task drawn anew.
 
-    With one seed in every task there is nothing to draw: the interval is the point.
+    With one seed in every task there is nothing to draw: the interval is the point. Raises `ConfigError` without a
+    score.
     """
-    _flat(scores)
-    return _bootstrap(statistic, scores, seed, repeats)
+    return _bootstrap(_iqm, _rows(scores), seed, repeats)
 
 
 def improvement(ours: Scores, theirs: Scores) -> float:
@@ -49,17 +48,12 @@ def improvement(ours: Scores, theirs: Scores) -> float:
     """
     if len(ours) != len(theirs):
         raise ConfigError(f"these are scores of {len(ours)} and {len(theirs)} tasks: compare the same ones")
-    shares = []
-    for one, other in zip(ours, theirs, strict=True):
-        gaps = np.sign(np.subtract.outer(np.asarray(one, float), np.asarray(other, float)))
-        shares.append(float((gaps + 1).mean() / 2))
-    return float(np.mean(shares))
+    return float(_improvement([*_rows(ours), *_rows(theirs)]))
 
 
 def improvement_interval(ours: Scores, theirs: Scores, seed: int = 0, repeats: int = REPEATS) -> tuple[float, float]:
     """Return the stratified-bootstrap 95 % interval of `improvement`; ours and theirs are drawn apart."""
-    count = len(ours)
-    return _bootstrap(lambda drawn: improvement(drawn[:count], drawn[count:]), [*ours, *theirs], seed, repeats)
+    return _bootstrap(_improvement, [*_rows(ours), *_rows(theirs)], seed, repeats)
 
 
 def kept_interval(
@@ -82,28 +76,38 @@ def kept_interval(
     return float(low), float(high)
 
 
-def _bootstrap(statistic: Callable[[Scores], float], rows: Scores, seed: int, repeats: int) -> tuple[float, float]:
+def _iqm(rows: Rows) -> FloatArray:
+    return np.asarray(_stats().trim_mean(np.concatenate(rows, -1), 0.25, axis=-1))
+
+
+def _improvement(rows: Rows) -> FloatArray:
+    """Of the first half of the rows over the second."""
+    pairs = zip(rows[: len(rows) // 2], rows[len(rows) // 2 :], strict=True)
+    gaps = [np.sign(one[..., :, None] - other[..., None, :]) for one, other in pairs]
+    return np.asarray(np.mean([(gap.mean((-2, -1)) + 1) / 2 for gap in gaps], axis=0))
+
+
+def _bootstrap(statistic: Callable[[Rows], FloatArray], rows: Rows, seed: int, repeats: int) -> tuple[float, float]:
+    """The 95 % interval of a statistic of rows (..., S): it gets all draws at once."""
     if all(len(set(row)) == 1 for row in rows):
-        found = statistic(rows)
+        found = float(statistic(rows))
         return found, found
     lengths = [len(row) for row in rows]
-    samples = tuple(np.resize(np.asarray(row, float), max(2, len(row))) for row in rows)  # scipy wants two of each
     result = _stats().bootstrap(
-        samples,
-        lambda *drawn: statistic([row[:length] for row, length in zip(drawn, lengths, strict=True)]),
+        tuple(np.resize(row, max(2, len(row))) for row in rows),  # scipy wants two of each
+        lambda *drawn, axis: statistic([row[..., :length] for row, length in zip(drawn, lengths, strict=True)]),
         n_resamples=repeats,
-        vectorized=False,
+        vectorized=True,
         method="percentile",
         rng=np.random.default_rng(seed),
     )
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def _flat(scores: Scores) -> FloatArray:
-    values = np.concatenate([np.asarray(row, float) for row in scores]) if len(scores) else np.empty(0)
-    if not values.size:
+def _rows(scores: Scores) -> list[FloatArray]:
+    if not any(len(row) for row in scores):
         raise ConfigError("there are no scores")
-    return values
+    return [np.asarray(row, float) for row in scores]
 
 
 def _stats() -> Any:
