@@ -87,7 +87,7 @@ def test_a_checkpoint_is_everything(tmp_path: Path, experiment: Experiment, monk
 
 
 def test_killed_at_any_moment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "short.toml").write_text(config.dump(short(KEYDOOR, num_steps=3_000)))
+    (tmp_path / "short.toml").write_text(config.dump(short(KEYDOOR, num_steps=1_500)))
     main(["bench", "resume", "--experiment", str(tmp_path / "short.toml"), "--trials", "1", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert found["passed"], found

@@ -22,14 +22,15 @@ from londi.train import Trainer, prepare
 
 EXPERIMENT = Path(__file__).parents[2] / "experiments" / "keydoor.toml"
 BUDGETS = (0, 1, 2, 3, 4, 6, 8)
-EPISODES = 600
+EPISODES = 400
 
 
 @pytest.fixture(scope="module", params=[0, 1, 2], ids=lambda seed: f"seed{seed}")
 def trainer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
     experiment = replace(config.load(EXPERIMENT), seed=request.param)
-    # twice the steps of the experiment, after which one seed in three still stands at .93 of the optimum of a price
-    experiment = replace(experiment, train=replace(experiment.train, num_steps=24_000))
+    # with what BabyAI's Switchers learn with: without it, one seed in three needs twice the steps for a price
+    train = replace(experiment.train, num_steps=8_000, n_step=3, guided=0.5)
+    experiment = replace(experiment, train=train, switcher=replace(experiment.switcher, gated=True, textless=False))
     trainer = prepare(tmp_path_factory.mktemp("keydoor") / "run", experiment)
     trainer.train()
     return trainer
@@ -57,7 +58,7 @@ def test_budgets_reach_the_exact_optimum_and_beat_random_calls(trainer: Trainer)
     exact = {n: best for n, best, _ in budget_frontier(env.switching_mdp(), env.max_steps, BUDGETS)}
     learned = {n: play(trainer.experiment, trainer.learners["budget"].switcher, n) for n in BUDGETS}
     assert all(most <= n for n, (_, _, most) in learned.items())
-    # the standard error of a success rate over 600 episodes is .02 at most: averaged over seven budgets .008
+    # the standard error of a success rate over 400 episodes is .025 at most: averaged over seven budgets .01
     share = sum(success for success, _, _ in learned.values()) / sum(exact.values())
     assert share >= 0.95, (learned, exact)
     for n in (2, 3, 4, 6):
