@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from londi import config
@@ -154,34 +155,37 @@ def run_all(
     that run have ended; none begins after it.
 
     On Ctrl-C or SIGTERM those that run end as on SIGTERM: training writes a checkpoint. `ending` is told how many there
-    are; on a second signal they end at once. Then `KeyboardInterrupt` is raised (on SIGTERM, its `Terminated`).
+    are; on a second signal they end at once. Then `KeyboardInterrupt` is raised (on SIGTERM, its `Terminated`). This is
+    so in the main thread, and where nobody else handles these signals.
     """
-    commands = Commands()
+    commands, over = Commands(), Event()
 
     def one(job: Job) -> None:
-        run(job, commands)
+        if over.is_set():
+            return
+        try:
+            run(job, commands)
+        except BaseException:
+            over.set()
+            raise
         progress()
 
     with held_back(every=True) as held, ThreadPoolExecutor(processes) as pool:
-        futures = [pool.submit(one, job) for job in todo]
-        told = False
+        futures: list[Future[None]] = []
         try:
-            while running := [future for future in futures if not future.done()]:
-                wait(running, POLL_S)
-                if held.arrived or any(map(_failed, futures)):
-                    pool.shutdown(wait=False, cancel_futures=True)
-                if held.arrived and not told:
-                    told = True
-                    ending(commands.end())
+            futures += [pool.submit(one, job) for job in todo]
+            while wait(futures, POLL_S).not_done and not held.arrived:
+                pass
+            if held.arrived:
+                over.set()
+                ending(commands.end())
+        finally:
+            over.set()
+            commands.end()
+            while wait(futures, POLL_S).not_done:
                 if held.urgent:
                     commands.end(at_once=True)
             held()
-            for future in futures:
-                if not future.cancelled():
-                    future.result()
-        finally:
-            commands.end()
-
-
-def _failed(future: Future[None]) -> bool:
-    return future.done() and not future.cancelled() and future.exception() is not None
+        for future in futures:
+            future.result()
+    held()  # one that came while the handlers were put back

@@ -18,7 +18,7 @@ FloatArray = NDArray[np.float64]
 Scores = Sequence[Sequence[float]]
 """A task a row, its training seeds the columns; rows may differ in length."""
 Rows = Sequence[FloatArray]
-"""The same as arrays (..., S), with as many draws in front of the seeds as there are."""
+"""An array a task: its seeds are the last axis, and draws, if there are any, those before."""
 REPEATS = 5_000
 """Draws of the bootstrap."""
 
@@ -44,16 +44,14 @@ def improvement(ours: Scores, theirs: Scores) -> float:
     """Return the probability that a run of ours beats one of theirs on the same task, mean over tasks; ties count half.
 
     The statistic of Mann and Whitney over n m (Agarwal et al. 2021, sec. 4.2). Raises `ConfigError` where the two
-    have not the same number of tasks.
+    have not the same number of tasks, or no scores.
     """
-    if len(ours) != len(theirs):
-        raise ConfigError(f"these are scores of {len(ours)} and {len(theirs)} tasks: compare the same ones")
-    return float(_improvement([*_rows(ours), *_rows(theirs)]))
+    return float(_improvement(_both(ours, theirs)))
 
 
 def improvement_interval(ours: Scores, theirs: Scores, seed: int = 0, repeats: int = REPEATS) -> tuple[float, float]:
     """Return the stratified-bootstrap 95 % interval of `improvement`; ours and theirs are drawn apart."""
-    return _bootstrap(_improvement, [*_rows(ours), *_rows(theirs)], seed, repeats)
+    return _bootstrap(_improvement, _both(ours, theirs), seed, repeats)
 
 
 def kept_interval(
@@ -102,6 +100,12 @@ def _bootstrap(statistic: Callable[[Rows], FloatArray], rows: Rows, seed: int, r
         rng=np.random.default_rng(seed),
     )
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def _both(ours: Scores, theirs: Scores) -> list[FloatArray]:
+    if len(ours) != len(theirs):
+        raise ConfigError(f"these are scores of {len(ours)} and {len(theirs)} tasks: compare the same ones")
+    return [*_rows(ours), *_rows(theirs)]
 
 
 def _rows(scores: Scores) -> list[FloatArray]:

@@ -137,7 +137,8 @@ def test_the_same_seed_gives_the_same_switcher(trained: Path) -> None:
 
 
 def test_ctrl_c_leaves_a_usable_run_that_resumes(tmp_path: Path) -> None:
-    (tmp_path / "small.toml").write_text(SMALL.format(steps=4_000))
+    small = SMALL.format(steps=4_000).replace("gamma", "updates_per_step = 0.05\ngamma")
+    (tmp_path / "small.toml").write_text(small)
     command = [sys.executable, "-m", "londi.cli", "train", "small.toml", "--run", "run"]
     heed = partial(
         signal.signal, signal.SIGINT, signal.SIG_DFL

@@ -30,7 +30,7 @@ KEYDOOR = config.load(ROOT / "experiments" / "keydoor.toml")
 
 def short(**train: Any) -> Experiment:
     steps: dict[str, Any] = {"num_steps": 400, "warmup_steps": 100, "checkpoint_steps": 200, "num_envs": 8}
-    return replace(KEYDOOR, train=replace(KEYDOOR.train, **steps | train))
+    return replace(KEYDOOR, train=replace(KEYDOOR.train, updates_per_step=0.1, **steps | train))
 
 
 def actions() -> tuple[str, ...]:

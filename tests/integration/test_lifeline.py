@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from londi import config, jobs
+from londi.errors import RunError
 from londi.jobs import Job
 from londi.lifeline import VARIABLE, Commands
 from londi.run import Run
@@ -34,7 +35,7 @@ todo = [jobs.Job("", "", config.load(Path("short.toml")), Path(name)) for name i
 try:
     jobs.run_all(todo, len(todo), lambda: None, lambda running: print("ending", running, flush=True))
 except Terminated:
-    sys.exit("terminated")
+    sys.exit(143)
 """
 SLOW = """
 import time
@@ -153,14 +154,15 @@ def test_an_interrupt_reaches_those_that_run_where_another_has_failed(slow: Path
     assert "interrupted at step" in (slow / "run.log").read_text()
 
 
-def test_a_second_interrupt_ends_them_at_once(slow: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143)])
+def test_a_second_signal_ends_them_at_once(slow: Path, number: int, code: int) -> None:
     process = started(RUN, slow, "run")
     make_slow(slow, 100)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     assert process.stdout
     assert process.stdout.readline() == "ending 1\n"
-    process.send_signal(signal.SIGINT)
-    assert ended(process, 10) == -signal.SIGINT
+    process.send_signal(number)
+    assert ended(process, 30) == code
     lock.check(slow / "run")
 
 
@@ -172,9 +174,37 @@ def test_a_signal_to_both_cuts_no_step_off(slow: Path, first: str) -> None:
     training = int((slow / "run" / lock.NAME).read_text())
     for pid in (process.pid, training) if first == "parent" else (training, process.pid):
         os.kill(pid, signal.SIGTERM)
-    assert ended(process, 30) == 1
+    assert ended(process, 30) == 143
     assert "interrupted at step" in (slow / "run.log").read_text(), "it is waited for"
     assert not (slow / "cut").exists()
+
+
+def test_a_second_signal_ends_them_where_nobody_listens(slow: Path) -> None:
+    """As `londi reproduce | tee log`, where Ctrl-C ends both: what is told of the end breaks."""
+    process = started(RUN, slow, "run")
+    make_slow(slow, 100)
+    assert process.stdout
+    process.stdout.close()
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    process.stdout = None
+    assert ended(process, 30) == -signal.SIGINT
+    lock.check(slow / "run")
+
+
+def test_none_begins_after_one_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[Job] = []
+
+    def fails(job: Job, commands: Commands) -> None:
+        begun.append(job)
+        raise RunError(f"number {len(begun)}")
+
+    monkeypatch.setattr(jobs, "run", fails)
+    todo = [Job("", "", config.load(KEYDOOR), Path(name)) for name in "abcd"]
+    with pytest.raises(RunError, match="number 1"):
+        jobs.run_all(todo, 1, lambda: None)
+    assert begun == todo[:1]
 
 
 def test_no_command_begins_after_the_end(tmp_path: Path) -> None:

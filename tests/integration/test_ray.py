@@ -39,7 +39,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::Futu
 def keydoor(**train: Any) -> Experiment:
     made = config.load(ROOT / "experiments" / "keydoor.toml")
     steps: dict[str, Any] = {"num_steps": 600, "warmup_steps": 100, "checkpoint_steps": 200, "num_envs": 8}
-    return replace(made, train=replace(made.train, **steps | train))
+    return replace(made, train=replace(made.train, updates_per_step=0.1, **steps | train))
 
 
 @pytest.fixture(scope="module", autouse=True)

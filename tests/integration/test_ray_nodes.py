@@ -42,7 +42,7 @@ second = nodes.add_node(num_cpus=1)
 nodes.wait_for_nodes()
 ray.init(address=nodes.address, log_to_driver=False)
 made = config.load(Path(sys.argv[1]))
-made = replace(made, train=replace(made.train, num_steps=1200, warmup_steps=100, num_envs=16))
+made = replace(made, train=replace(made.train, num_steps=1200, warmup_steps=100, num_envs=16, updates_per_step=0.1))
 
 @ray.remote(num_cpus=0, scheduling_strategy="SPREAD")
 def where():
@@ -134,7 +134,7 @@ def started(nodes: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("by_name", [False, True], ids=["address", "auto"])
 def test_the_command_joins_a_cluster_and_leaves_it_as_it_was(tmp_path: Path, nodes: Any, by_name: bool) -> None:
     made = config.load(ROOT / "experiments" / "keydoor.toml")
-    train = replace(made.train, num_steps=600, warmup_steps=100, num_envs=8)
+    train = replace(made.train, num_steps=600, warmup_steps=100, num_envs=8, updates_per_step=0.1)
     (tmp_path / "short.toml").write_text(config.dump(replace(made, train=train)))
     env = os.environ | {"RAY_ADDRESS": nodes.address if by_name else "127.0.0.1:1"}
     where = "auto" if by_name else nodes.address

@@ -25,7 +25,7 @@ from londi.sweep import points
 ROOT = Path(__file__).parents[2]
 KEYDOOR = ROOT / "experiments" / "keydoor.toml"
 SHORT = {
-    "train": {"num_steps": 600, "warmup_steps": 100, "num_envs": 8, "threads": 1},
+    "train": {"num_steps": 600, "warmup_steps": 100, "num_envs": 8, "threads": 1, "updates_per_step": 0.1},
     "evaluate": {
         "episodes": 10,
         "selection_episodes": 10,

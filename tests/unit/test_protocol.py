@@ -20,8 +20,9 @@ def test_improvement_is_the_share_of_pairs_that_is_won() -> None:
     assert improvement([[2, 3]], [[1, 2]]) == pytest.approx((1 + 0.5 + 1 + 1) / 4)
     assert improvement([[1, 1], [0, 0]], [[0, 0], [1, 1]]) == pytest.approx(0.5), "the mean over tasks"
     assert improvement([[1.0]], [[1.0]]) == 0.5
-    with pytest.raises(ConfigError, match="2 and 1 tasks"):
-        improvement([[1], [2]], [[1]])
+    for compare in (improvement, improvement_interval):
+        with pytest.raises(ConfigError, match="2 and 4 tasks"):
+            compare([[1], [2]], [[1], [2], [3], [4]])
 
 
 def test_intervals_hold_the_statistic_and_shrink_with_seeds() -> None:
