@@ -25,7 +25,7 @@ def verify(
     """Check every claim of the theory by running it; exit 1 where one fails.
 
     Args:
-        quick: under a minute, for continuous integration: fewer and smaller problems.
+        quick: a minute or two, for continuous integration: fewer and smaller problems.
         seed: decides the random problems and the learners.
         processes: jobs side by side; default one for each core. The result is the same.
         only: some suites: random, facts, scale, budgets, linear, learning, efficiency, deep.

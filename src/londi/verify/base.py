@@ -50,7 +50,7 @@ class Settings:
     """What a job of a suite is told."""
 
     quick: bool
-    """Under a minute in all, for continuous integration."""
+    """A minute or two in all, for continuous integration."""
     seed: int
 
     def rng(self, suite: str, job: int) -> np.random.Generator:
